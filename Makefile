@@ -1,0 +1,43 @@
+# make demo     the whole road on a real 135M model: starter set → reward model → PPO → report (under 10 minutes)
+# make test     all tests
+# make check    ruff and mypy
+# make figures  the shipped recipes in full, for the figures in docs/ (hours on 2 cores)
+# make wheel    the wheel, in dist/
+# Each makes .venv and installs what it needs. TRIVET_DATA names the folder of shared data sets, where there is one.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+DATA   ?= $(or $(TRIVET_DATA),../shared/data)
+
+.PHONY: demo test check figures wheel clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/trivet run quickstart --out runs/demo
+
+test: $(VENV)/.installed
+	TRIVET_DATA="$(DATA)" $(BIN)/python -m pytest
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+
+figures: $(VENV)/.installed
+	$(BIN)/trivet run quickstart --out runs/figures/demo
+	$(BIN)/trivet run harmlessness --set data="$(DATA)" --out runs/figures/harmlessness
+	$(BIN)/python benchmarks/resume.py --json benchmarks/results/resume.json
+	$(BIN)/python benchmarks/bad_input.py --json benchmarks/results/bad_input.json
+
+wheel: $(VENV)/.installed
+	rm -rf build dist
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,177 @@
+"""The command line: a command is looked up and its function called, nothing else happens here.
+
+Heavy imports stay inside the chosen command; `trivet --help` loads neither torch nor tyro.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trivet import __version__
+from trivet.errors import TrivetError
+
+ROAD = """\
+Trivet: from people's rankings to an aligned language model.
+
+usage: trivet COMMAND [--config FILE.yaml] [--setting value …]
+       trivet COMMAND --help        every setting of a command, with its default
+
+the road, a command each (reads files, writes a run folder, resumes when run again):
+{stages}
+
+around it:
+  run      all steps of a recipe in one run folder: trivet run quickstart
+  report   the HTML page of a run folder: trivet report runs/demo
+  models   list, fetch and describe models: trivet models list
+
+settings: defaults < YAML file < command line. A finished stage is not done twice; an interrupted one goes on.
+options:  --version, --help, --debug (show a traceback)
+"""
+
+
+def help_text() -> str:
+    """What `trivet --help` prints."""
+    from trivet.stages import STAGES
+
+    return ROAD.format(stages="\n".join(f"  {s.name:<8} {s.help}" for s in STAGES.values()))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 done, 2 something for the user to mend, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        _dispatch(arguments)
+    except TrivetError as error:
+        if debug:
+            raise
+        print(f"trivet: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("\ntrivet: interrupted; run the same command again to go on from the last checkpoint",
+              file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(141) from None
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(help_text(), end="")
+        return
+    command, rest = arguments[0], arguments[1:]
+    if command in {"-V", "--version"}:
+        print(f"trivet {__version__}")
+        return
+    from trivet.stages import STAGES, run_stage
+
+    if command in STAGES:
+        stage = STAGES[command]
+        config = parse(stage.config_type(), rest, command, stage.help)
+        summary = run_stage(stage, config)
+        from trivet.report.terminal import print_summary
+
+        print_summary(summary, config.out)
+    elif command == "run":
+        from trivet.pipeline import RecipeOptions, run_recipe
+
+        options = parse(RecipeOptions, _positional(rest, "recipe"), command, "run all steps of a recipe")
+        run_recipe(options)
+    elif command == "report":
+        from trivet.report.config import ReportConfig
+        from trivet.report.page import write_report
+
+        chosen = parse(ReportConfig, _positional(rest, "run"), command, "write the HTML page of a run folder")
+        print(f"report: {write_report(chosen)}")
+    elif command == "models":
+        from trivet.models.command import models_command
+
+        models_command(rest)
+    else:
+        import difflib
+
+        near = difflib.get_close_matches(command, [*STAGES, "run", "report", "models"], 1)
+        raise TrivetError(f"there is no command {command!r}",
+                          mend=f"did you mean `trivet {near[0]}`?" if near else "see `trivet --help`")
+
+
+def _positional(rest: list[str], name: str) -> list[str]:
+    """`trivet run FILE` is `trivet run --recipe FILE`."""
+    return [f"--{name}", *rest] if rest and not rest[0].startswith("-") else rest
+
+
+def parse(config: type[Any], arguments: list[str], command: str, help_line: str) -> Any:
+    """A configuration from defaults, `--config FILE` and the command line, in rising precedence.
+
+    Raises TrivetError naming file, line and field; SystemExit(2) for arguments that are not settings.
+    """
+    import tyro
+    from pydantic import ValidationError
+
+    from trivet.config import config_error, load_yaml
+
+    file, arguments = _take_config(arguments)
+    values: dict[str, Any] = {}
+    lines: dict[tuple[Any, ...], int] = {}
+    if file is not None:
+        values, lines = load_yaml(file)
+        try:
+            config.model_validate(values)
+        except ValidationError as error:
+            # what is missing may still come from the command line
+            fault = config_error(error, file=file, lines=lines, command=command, skip_missing=True)
+            if fault is not None:
+                raise fault from None
+    description = f"trivet {command}: {help_line}."
+    try:
+        parsed = tyro.cli(config, args=arguments, prog=f"trivet {command}", default=_partial(config, values),
+                          description=description, config=(tyro.conf.AvoidSubcommands,))
+        return config.model_validate(parsed.model_dump())
+    except ValidationError as error:
+        fault = config_error(error, command=command)
+        assert fault is not None
+        raise fault from None
+
+
+def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """Take `--config FILE` (or `--config=FILE`) out of the arguments."""
+    rest: list[str] = []
+    file: Path | None = None
+    items = iter(arguments)
+    for item in items:
+        if item == "--config":
+            value = next(items, None)
+            if value is None:
+                raise TrivetError("--config wants a file", mend="give it: --config FILE.yaml")
+            file = Path(value)
+        elif item.startswith("--config="):
+            file = Path(item.partition("=")[2])
+        else:
+            rest.append(item)
+    return file, rest
+
+
+def _partial(config: type[Any], values: dict[str, Any]) -> Any:
+    """An instance holding `values` over the defaults; what is required and absent is left for tyro to ask."""
+    import tyro
+    from pydantic import BaseModel, TypeAdapter
+
+    filled: dict[str, Any] = {}
+    for name, field in config.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            base = field.get_default(call_default_factory=True)
+            given = values.get(name) or {}
+            start = base.model_dump() if isinstance(base, BaseModel) else {}
+            filled[name] = _partial(kind, {**start, **given})
+        elif name in values:
+            filled[name] = TypeAdapter(field.annotation).validate_python(values[name])
+        elif field.is_required():
+            filled[name] = tyro.MISSING
+        else:
+            filled[name] = field.get_default(call_default_factory=True)
+    return config.model_construct(**filled)

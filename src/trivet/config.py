@@ -1,0 +1,193 @@
+"""What the configurations of all stages share, and how they are read.
+
+Precedence: defaults < YAML < command line. Unknown keys fail. No torch here: `trivet ppo --help` and a
+recipe's check load none. Each stage's own configuration stands in the torch-free config.py of its package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trivet.errors import TrivetError
+
+EMBEDDED = "smollm2-135m-instruct"
+
+
+class Part(BaseModel):
+    """A group of settings inside a stage's configuration."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+class StageConfig(Part):
+    """What every stage's configuration has."""
+
+    #: fields that name files or folders the stage reads; their contents enter the fingerprint
+    input_fields: ClassVar[tuple[str, ...]] = ()
+    #: fields that do not change the result, so that changing them does not make the run another one
+    not_in_fingerprint: ClassVar[tuple[str, ...]] = ("out", "overwrite", "report_to")
+
+    out: Path
+    """Folder of this stage's run; holds config.yaml, metrics.jsonl, summary.json, checkpoints/."""
+    overwrite: bool = False
+    """Delete what another configuration left in the folder, and begin anew."""
+    seed: int = Field(0, ge=0)
+    """Seed of every random generator of this stage."""
+
+
+class Device(Part):
+    """Where and how precisely to compute."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: a GPU if there is one, else the CPU."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the frozen trunk. auto: bfloat16 on a GPU, float32 on a CPU. What is trained is always float32."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; recorded, since their number changes the bits. Default: all cores."""
+
+
+class LoRA(Part):
+    """Low-rank adapters on the linear layers of the trunk (Hu et al. 2021)."""
+
+    r: int = Field(16, ge=1)
+    """Rank."""
+    alpha: float = Field(32.0, gt=0)
+    """The update is scaled by alpha / r."""
+    targets: list[str] | Literal["attention", "all-linear"] = "all-linear"
+    """Which layers: a name, or the ends of module names, such as q_proj v_proj."""
+    last_layers: int | None = Field(None, ge=1)
+    """Adapt only the last N blocks: backward stops there, which is faster. Default: all."""
+
+
+class Optimizer(Part):
+    """AdamW."""
+
+    lr: float = Field(1e-4, gt=0)
+    """Peak learning rate."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps over which the rate rises linearly."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """How the rate falls after the warm-up."""
+
+
+class Checkpointing(Part):
+    """Saving, so that an interruption loses little."""
+
+    every: int = Field(25, ge=1)
+    """Steps between checkpoints."""
+    keep: int = Field(2, ge=1)
+    """How many complete checkpoints to keep."""
+
+
+ReportTo = list[Literal["tensorboard", "wandb"]]
+C = TypeVar("C", bound=BaseModel)
+
+
+# --- YAML --------------------------------------------------------------------------------------------
+
+
+def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
+    """A YAML mapping, and the line on which each of its keys stands: {("kl", "coef"): 7, …}."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise TrivetError("no such file", file=path, mend="check the path of the YAML file") from None
+    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+        raise TrivetError(f"cannot be read as text: {error}", file=path, mend="give a YAML file") from None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise TrivetError(
+            f"broken YAML: {getattr(error, 'problem', error)}",
+            file=path, line=mark.line + 1 if mark else None,
+            mend="check indentation (spaces, no tabs), colons and quotes near this line",
+        ) from None
+    if value is None:
+        return {}, {}
+    if not isinstance(value, dict):
+        raise TrivetError(
+            f"this holds a {type(value).__name__}, not a mapping", file=path,
+            expected="lines of the form `key: value`", mend="see recipes/ for examples",
+        )
+    lines: dict[tuple[Any, ...], int] = {}
+
+    def walk(node: yaml.Node, place: tuple[Any, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, child in node.value:
+                lines[(*place, key.value)] = key.start_mark.line + 1
+                walk(child, (*place, key.value))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, child in enumerate(node.value):
+                lines[(*place, index)] = child.start_mark.line + 1
+                walk(child, (*place, index))
+
+    if root is not None:
+        walk(root, ())
+    return value, lines
+
+
+def dump_yaml(config: BaseModel) -> str:
+    """A configuration as YAML, in the order of its fields."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def config_error(
+    error: ValidationError,
+    *,
+    file: Path | None = None,
+    lines: dict[tuple[Any, ...], int] | None = None,
+    prefix: tuple[Any, ...] = (),
+    command: str | None = None,
+    skip_missing: bool = False,
+) -> TrivetError | None:
+    """The first fault of a configuration as an error a person can mend."""
+    for fault in error.errors():
+        if skip_missing and fault["type"] == "missing":
+            continue
+        # pydantic adds the branch of a union to the place; it is no part of the field's name
+        place = tuple(p for p in fault["loc"] if isinstance(p, int) or str(p).isidentifier())
+        field = ".".join(str(p) for p in place) or None
+        line = None
+        for cut in range(len(place), -1, -1):
+            line = line or (lines or {}).get((*prefix, *place[:cut]))
+        what = fault["msg"].removeprefix("Value error, ")
+        mend = f"see `trivet {command} --help` for every setting" if command else "correct this setting"
+        if fault["type"] == "extra_forbidden":
+            what = "this setting is not known"
+        elif fault["type"] == "missing":
+            what = "this setting is required"
+            mend = f"give it: --{(field or '').replace('_', '-')} … (or in the YAML file)"
+        elif "input" in fault and not isinstance(fault["input"], dict):
+            what = f"{what} (got {fault['input']!r})"
+        return TrivetError(what, file=file, line=line, field=field, mend=mend)
+    return None
+
+
+def validate(config: type[C], values: dict[str, Any], **where: Any) -> C:
+    """`config` from a mapping; TrivetError with file, line and field when it does not fit."""
+    try:
+        return config.model_validate(values)
+    except ValidationError as error:
+        mended = config_error(error, **where)
+        assert mended is not None
+        raise mended from None
+
+
+def fingerprint(stage: str, config: StageConfig, inputs: dict[str, str]) -> str:
+    """What makes a run the same run: stage, settings that change the result, contents of its inputs."""
+    settings = config.model_dump(mode="json", exclude={*config.not_in_fingerprint, *config.input_fields})
+    data = json.dumps({"stage": stage, "settings": settings, "inputs": inputs}, sort_keys=True)
+    return hashlib.sha256(data.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Prompts, chat format, collating; importers of the field's formats."""

@@ -1,0 +1,98 @@
+"""Answers to learn from, in the field's forms, and rows of several conversations packed together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from trivet.artifacts import Message, json_lines
+from trivet.data.chat import conversation_ids
+from trivet.errors import TrivetError
+
+FORMS = ("`messages` (a conversation), `prompt` with `completion`, or `instruction`, optional `input`, with "
+         "`output`")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation in token ids; `written` marks the tokens to learn: the assistant's."""
+
+    ids: tuple[int, ...]
+    written: tuple[bool, ...]
+
+
+def read_conversations(path: Path) -> list[tuple[int, list[Message]]]:
+    """(line, messages) of a file in any of the known forms.
+
+    Raises TrivetError naming file, line and field.
+    """
+    found = []
+    for line, row in json_lines(path):
+        try:
+            messages = _messages(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise TrivetError(first["msg"], file=path, line=line,
+                              field="messages." + ".".join(map(str, first["loc"])),
+                              mend='write messages as {"role": "user" or "assistant", "content": "…"}') from None
+        if messages is None:
+            raise TrivetError(f"this row has none of the known forms; its keys are {', '.join(row)}", file=path,
+                              line=line, expected=FORMS, mend="rename its keys")
+        if messages[-1].role != "assistant" or not messages[-1].content.strip():
+            raise TrivetError("the conversation does not end with an answer", file=path, line=line,
+                              field="messages", mend="end it with a non-empty turn of the assistant")
+        if len(messages) < 2:
+            raise TrivetError("an answer without a question", file=path, line=line, field="messages",
+                              mend="put a user's turn before it")
+        found.append((line, messages))
+    if not found:
+        raise TrivetError("this file holds no rows", file=path, mend=f"give rows of {FORMS}")
+    return found
+
+
+def _messages(row: dict[str, Any]) -> list[Message] | None:
+    if isinstance(row.get("messages"), list) and row["messages"]:
+        return [Message.model_validate(m) for m in row["messages"]]
+    if isinstance(row.get("completion"), str) and isinstance(row.get("prompt"), str):
+        return [Message(role="user", content=row["prompt"]),
+                Message(role="assistant", content=row["completion"])]
+    if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
+        question = row["instruction"] + (f"\n\n{row['input']}" if row.get("input") else "")
+        return [Message(role="user", content=question), Message(role="assistant", content=row["output"])]
+    return None
+
+
+def tokenize(rows: Sequence[tuple[int, list[Message]]], tokenizer: Any, max_length: int,
+             path: Path) -> list[Example]:
+    """Conversations as examples. Raises TrivetError naming the line of one that is too long."""
+    found = []
+    for line, messages in rows:
+        try:
+            ids, written = conversation_ids(tokenizer, messages)
+        except ValueError as error:
+            raise TrivetError(str(error), file=path, line=line, field="messages",
+                              mend="give one question and one answer a row") from None
+        if len(ids) > max_length:
+            raise TrivetError(f"this conversation has {len(ids)} tokens, more than {max_length}", file=path,
+                              line=line, field="messages", mend="shorten it, or raise --max-length")
+        found.append(Example(tuple(ids), tuple(written)))
+    return found
+
+
+def pack_rows(examples: Sequence[Example], max_length: int) -> list[list[Example]]:
+    """Rows of examples, at most `max_length` tokens each: first fit, longest first; deterministic."""
+    rows: list[list[Example]] = []
+    room: list[int] = []
+    for example in sorted(examples, key=lambda e: (-len(e.ids), e.ids)):
+        place = next((i for i, r in enumerate(room) if r >= len(example.ids)), None)
+        if place is None:
+            rows.append([])
+            room.append(max_length)
+            place = len(rows) - 1
+        rows[place].append(example)
+        room[place] -= len(example.ids)
+    return rows

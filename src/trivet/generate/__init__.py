@@ -1,0 +1,1 @@
+"""One interface to text generation, and its engines."""

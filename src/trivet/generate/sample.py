@@ -1,0 +1,114 @@
+"""The stage `sample`: several answers to each prompt."""
+
+from __future__ import annotations
+
+from trivet.artifacts import Completion, Completions, Prompt, json_lines, read_rows, write_rows
+from trivet.data.chat import context_length, ensure_template, prompt_ids, require_room, stop_token_ids
+from trivet.errors import TrivetError
+from trivet.generate.base import Generated
+from trivet.generate.config import SampleConfig, Sampling
+from trivet.generate.torch_engine import TorchEngine
+from trivet.models.source import load_causal_lm, load_tokenizer, resolve
+from trivet.runs import Run, Summary
+from trivet.training.device import prepare
+from trivet.training.progress import bar
+
+
+class SampleSummary(Summary):
+    """Counts of the stage."""
+
+    prompts: int
+    completions: int
+    tokens: int
+    tokens_per_second: float
+    ended: float
+    """Share of answers that the model ended itself."""
+
+
+CHUNK = 64  # prompts between two writes: what an interruption costs at most
+
+
+def text_of(tokenizer: object, generated: Generated) -> str:
+    """An answer's text, without its stop token."""
+    return str(tokenizer.decode(generated.token_ids, skip_special_tokens=True)).strip()  # type: ignore[attr-defined]
+
+
+def prompt_seed(seed: int, prompt_id: str) -> int:
+    """A prompt's seed depends on its id, not on its place in the file."""
+    import hashlib
+
+    return int.from_bytes(hashlib.sha256(f"{seed}:{prompt_id}".encode()).digest()[:6], "big")
+
+
+def run(config: SampleConfig, run: Run) -> SampleSummary:
+    """Sample `completions` answers to each prompt into completions.jsonl; resumes at the last whole chunk.
+
+    Raises TrivetError for a prompt longer than the context.
+    """
+    compute = prepare(config.device)
+    prompts = read_rows(config.prompts, Prompt, limit=config.limit)
+    source = resolve(config.model)
+    tokenizer = load_tokenizer(source)
+    if ensure_template(tokenizer):
+        print("the model has no chat template; a plain User:/Assistant: one is used")
+    model = load_causal_lm(source, compute.trunk, compute.device)
+    ids = [prompt_ids(tokenizer, p.messages) for p in prompts]
+    require_room([len(i) for i in ids], config.sampling.max_new_tokens, context_length(model),
+                 file=config.prompts, ids=[p.id for p in prompts])
+    partial = run.path("partial.jsonl")
+    done = _whole_rows(partial, prompts)
+    total = len(prompts) * config.completions
+    with bar("sampling", total) as progress:
+        progress(len(done) * config.completions)
+        engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer),
+                             batch_size=config.batch_size, progress=progress)
+        for start in range(len(done), len(prompts), CHUNK):
+            part = prompts[start : start + CHUNK]
+            answers = engine.generate(ids[start : start + CHUNK], config.sampling, n=config.completions,
+                                      seeds=[prompt_seed(config.seed, p.id) for p in part])
+            run.meter.count("prompt", sum(map(len, ids[start : start + CHUNK])))
+            run.meter.count("generated", sum(len(g.token_ids) for a in answers for g in a))
+            for prompt, group in zip(part, answers, strict=True):
+                row = completed(prompt, group, tokenizer, config.model, config.sampling)
+                run.log("partial", row.model_dump())
+                done.append(row)
+    path = run.path("completions.jsonl")
+    write_rows(path, done)
+    partial.unlink()
+    run.artifact("completions", path)
+    every = [c for row in done for c in row.completions]
+    tokens = sum(c.tokens or 0 for c in every)
+    return SampleSummary(
+        prompts=len(done), completions=len(every), tokens=tokens,
+        tokens_per_second=round(run.meter.tokens.get("generated", 0) / run.meter.seconds, 1),
+        ended=round(sum(bool(c.ended) for c in every) / len(every), 4))
+
+
+def completed(prompt: Prompt, group: list[Generated], tokenizer: object, model: str,
+              sampling: Sampling) -> Completions:
+    """A prompt with its answers as an artifact row."""
+    return Completions(
+        id=prompt.id, messages=prompt.messages, reference=prompt.reference, tags=prompt.tags,
+        completions=[
+            Completion(id=f"{prompt.id}/{j}", text=text_of(tokenizer, g), model=model, ended=g.ended,
+                       tokens=len(g.token_ids), sampling=sampling.model_dump())
+            for j, g in enumerate(group)
+        ])
+
+
+def _whole_rows(path: object, prompts: list[Prompt]) -> list[Completions]:
+    """Rows that an interrupted run left whole, in order; a torn last line is cut off."""
+    from pathlib import Path
+
+    path = Path(str(path))
+    rows: list[Completions] = []
+    if not path.exists():
+        return rows
+    try:
+        for _, value in json_lines(path):
+            rows.append(Completions.model_validate(value))
+    except TrivetError:
+        pass  # the line that was being written when the run was killed; sampled again below
+    rows = [r for r, p in zip(rows, prompts, strict=False) if r.id == p.id]
+    write_rows(path, rows)
+    return rows

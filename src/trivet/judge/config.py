@@ -1,0 +1,38 @@
+"""Settings of the stage `score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field, model_validator
+
+from trivet.config import Device, StageConfig
+
+
+class ScoreConfig(StageConfig):
+    """Scores of answers: normalised, as a percentile of the reference's answers, as a win probability."""
+
+    input_fields: ClassVar[tuple[str, ...]] = ("reward", "completions")
+
+    out: Path = Path("runs/score")
+    """Folder of this stage's run."""
+    reward: str
+    """A reward-model folder."""
+    completions: Path | None = None
+    """Answers to score (`trivet sample` writes such a file)."""
+    prompt: str | None = None
+    """Or one prompt …"""
+    answer: str | None = None
+    """… and its answer."""
+    show: int = Field(10, ge=0)
+    """How many scored answers to print."""
+    device: Device = Device()
+    """Where to compute."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ScoreConfig:
+        pair = self.prompt is not None and self.answer is not None
+        if pair == (self.completions is not None) or (self.prompt is None) != (self.answer is None):
+            raise ValueError("give either --completions FILE, or --prompt TEXT with --answer TEXT")
+        return self

@@ -1,0 +1,1 @@
+"""Where weights come from; one frozen trunk, its adapters and heads; saving."""

@@ -1,0 +1,228 @@
+"""Where a model comes from: a folder, the embedded default, or a hub id; and loading it.
+
+A hub that can't be reached is found out in seconds, not after minutes of retries. `trust_remote_code` is off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trivet.artifacts import read_json, sha256_file
+from trivet.config import EMBEDDED
+from trivet.errors import TrivetError
+from trivet.models.embedded import cache_folder, fetch_embedded
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HUB_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model on this machine. `name` is what the user said, `folder` where it stands."""
+
+    name: str
+    folder: Path
+
+    @property
+    def is_adapter(self) -> bool:
+        return (self.folder / "adapter_config.json").is_file()
+
+
+def resolve(name: str) -> ModelSource:
+    """The folder of a model named by a path, `smollm2-135m-instruct`, or a hub id (fetched if need be).
+
+    Raises TrivetError for a folder that holds no model, and when the hub can't be reached.
+    """
+    if name == EMBEDDED:
+        return ModelSource(name, fetch_embedded(say=lambda text: print(text, flush=True)))
+    path = Path(name).expanduser()
+    if path.exists():
+        if not path.is_dir():
+            raise TrivetError("a file, not a model folder", file=path, field="model",
+                              mend="give the folder that holds config.json")
+        if not any((path / f).is_file() for f in ("config.json", "adapter_config.json")):
+            raise TrivetError(
+                "this folder is no model: neither config.json nor adapter_config.json in it",
+                file=path, field="model",
+                mend="give a folder saved by save_pretrained, such as runs/…/model")
+        return ModelSource(name, path)
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise TrivetError(
+            f"there is no model {name!r}: no such folder, and not a hub id of the form owner/name",
+            field="model", mend=f"give a model folder, a hub id, or {EMBEDDED}")
+    return ModelSource(name, _from_hub(name))
+
+
+def _from_hub(name: str) -> Path:
+    """A snapshot of a hub model. From the local cache where it is whole there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+    with contextlib.suppress(LocalEntryNotFoundError, HFValidationError):
+        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+    require_hub(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise TrivetError(
+            f"the hub does not give {name!r}: {str(error).splitlines()[0]}", field="model",
+            mend="check the id, and `hf auth login` for a gated model") from None
+
+
+def require_hub(name: str) -> None:
+    """Raise TrivetError within seconds where the model hub can't be reached."""
+    import httpx
+
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes"}:
+        raise TrivetError(f"{name!r} is not in the local hub cache and HF_HUB_OFFLINE is set", field="model",
+                          mend=f"unset HF_HUB_OFFLINE, or give a folder or {EMBEDDED}")
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        httpx.head(endpoint, timeout=HUB_SECONDS)
+    except httpx.HTTPError as error:
+        raise TrivetError(
+            f"{name!r} is no folder here, and the hub {endpoint} can't be reached "
+            f"({type(error).__name__})", field="model",
+            mend=f"check the path or the network, or use the embedded model: --model {EMBEDDED}") from None
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder (of its base, where the folder is an adapter without one)."""
+    from transformers import AutoTokenizer
+
+    folder = source.folder
+    if source.is_adapter and not (folder / "tokenizer_config.json").is_file():
+        folder = adapter_base(source).folder
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise TrivetError(f"the tokenizer does not load: {_short(error)}", file=folder, field="model",
+                          mend="put tokenizer.json and tokenizer_config.json into the folder") from None
+    if tokenizer.eos_token_id is None:
+        raise TrivetError("the tokenizer has no end token", file=folder, field="model",
+                          mend="set eos_token in tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        # masks are never derived from the padding token, so that any token serves
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_causal_lm(source: ModelSource, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """A decoder-only model in evaluation mode (dropout off). An adapter folder is merged into its base."""
+    if source.is_adapter:
+        from peft import PeftModel
+
+        base = load_causal_lm(adapter_base(source), dtype, device)
+        model = PeftModel.from_pretrained(base, source.folder).merge_and_unload()
+        return model.eval()
+    from transformers import AutoModelForCausalLM
+
+    return _load(AutoModelForCausalLM, source, dtype, device)
+
+
+def _load(auto: Any, source: ModelSource, dtype: torch.dtype, device: str, **more: Any) -> Any:
+    try:
+        model = auto.from_pretrained(source.folder, dtype=dtype, **more)
+    except Exception as error:
+        # Loaders of damaged folders raise anything (OSError, ValueError, SafetensorError, KeyError …)
+        raise TrivetError(f"the model does not load: {_short(error)}", file=source.folder, field="model",
+                          mend="give a decoder-only model saved by save_pretrained (config.json and "
+                          "model.safetensors, whole)") from None
+    return model.to(device).eval()
+
+
+def load_sequence_classifier(source: ModelSource, dtype: torch.dtype, device: str) -> Any:
+    """A model with a one-number head (a reward model), whole, in evaluation mode."""
+    from transformers import AutoModelForSequenceClassification
+
+    return _load(AutoModelForSequenceClassification, source, dtype, device, num_labels=1)
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+# --- adapters and the weights they stand on ------------------------------------------------------------
+
+
+def weights_sha256(folder: Path) -> str:
+    """One sha256 over a model's weight files, in order of name; remembered by size and time of change."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    if not files:
+        raise TrivetError("no weights (*.safetensors) in this folder", file=folder, mend="give a model folder")
+    key = hashlib.sha256(json.dumps(
+        [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]).encode()).hexdigest()
+    note = cache_folder() / "hashes" / key
+    if note.is_file() and len(found := note.read_text()) == 64:
+        return found
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0{sha256_file(file)}\n".encode())
+    with contextlib.suppress(OSError):  # the note only saves time
+        note.parent.mkdir(parents=True, exist_ok=True)
+        temporary = note.with_suffix(f".{os.getpid()}")
+        temporary.write_text(digest.hexdigest())
+        os.replace(temporary, note)
+    return digest.hexdigest()
+
+
+def adapter_base(source: ModelSource) -> ModelSource:
+    """The base of an adapter folder, its weights checked against the sha256 that the adapter recorded."""
+    config = read_json(source.folder / "adapter_config.json")
+    name = config.get("base_model_name_or_path")
+    if not name:
+        raise TrivetError("the adapter names no base model", file=source.folder / "adapter_config.json",
+                          field="base_model_name_or_path", mend="write the base's folder or id there")
+    base = resolve(name)
+    mark = source.folder / "trivet_adapter.json"
+    if mark.is_file():
+        wanted, found = read_json(mark)["base_sha256"], weights_sha256(base.folder)
+        if wanted != found:
+            raise TrivetError(
+                f"the adapter was trained on other weights (sha256 {wanted[:12]}…) than {name} has now "
+                f"({found[:12]}…)", file=source.folder,
+                mend="give it the base it was trained on, or train it again on this one")
+    return base
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What is known of a model without loading its weights."""
+    source = resolve(name)
+    base = adapter_base(source) if source.is_adapter else source
+    config = read_json(base.folder / "config.json")
+    text = config.get("text_config") or config
+    files = sorted(source.folder.glob("*.safetensors"))
+    known = {
+        "name": name, "folder": str(source.folder),
+        "kind": "adapter" if source.is_adapter else "model",
+        "base": str(base.name) if source.is_adapter else None,
+        "architecture": (config.get("architectures") or [None])[0],
+        "layers": text.get("num_hidden_layers") or text.get("n_layer"),
+        "hidden_size": text.get("hidden_size") or text.get("n_embd"),
+        "vocabulary": text.get("vocab_size"),
+        "context": text.get("max_position_embeddings") or text.get("n_positions"),
+        "parameters": sum(_tensor_elements(f) for f in files),
+        "bytes": sum(f.stat().st_size for f in files),
+        "weights_sha256": weights_sha256(source.folder),
+    }
+    return {k: v for k, v in known.items() if v is not None}
+
+
+def _tensor_elements(file: Path) -> int:
+    """Elements in a safetensors file, from its header alone."""
+    from math import prod
+
+    with file.open("rb") as f:
+        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+    return sum(prod(t["shape"]) for k, t in header.items() if k != "__metadata__")

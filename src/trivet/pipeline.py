@@ -1,0 +1,270 @@
+"""`trivet run RECIPE`: several stages in order inside one run folder.
+
+    name: demo                      # the run folder is runs/demo unless --out says otherwise
+    variables: {data: ../data}      # ${data} below; --set data=PATH changes it
+    steps:
+      - name: pairs                 # its folder: runs/demo/pairs
+        stage: pairs
+        with: {input: "${starter.rankings}"}
+      - name: reward
+        stage: reward
+        with: {preferences: "${pairs.train}", heldout: "${pairs.heldout}"}
+    quick:                          # what --quick changes: counts only
+      reward: {epochs: 0.1}
+
+The whole recipe is checked before its first step starts. Finished steps are skipped, an interrupted one goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from trivet import ledger
+from trivet.artifacts import write_json
+from trivet.config import StageConfig, fingerprint, load_yaml, validate
+from trivet.errors import TrivetError
+from trivet.runs import Summary, finished, input_hashes, recorded_fingerprint
+from trivet.stages import STAGES, Stage, run_stage
+
+__all__ = ["Recipe", "RecipeOptions", "Step", "load_recipe", "run_recipe", "run_stage"]
+
+_REFERENCE = re.compile(r"\$\{([^}]*)\}")
+_CODE = re.compile(r"(?:[\d.]+\*)?([A-Za-z_][\w.]*:[A-Za-z_][\w.]*)")
+
+
+class RecipeOptions(BaseModel):
+    """Options of `trivet run`."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    recipe: str
+    """A YAML file, or the name of a recipe that comes with Trivet."""
+    out: Path | None = None
+    """Run folder. Default: runs/NAME."""
+    set: list[str] = []
+    """Changes: STEP.SETTING=VALUE (such as ppo.stop.steps=20), or VARIABLE=VALUE."""
+    quick: bool = False
+    """The recipe's small counts: to see that all works, not for figures."""
+    overwrite: bool = False
+    """Do steps anew whose settings or inputs have changed since."""
+    force: bool = False
+    """Go on with a model that fails the capability check."""
+
+
+class Step(BaseModel):
+    """One step of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    stage: str
+    settings: dict[str, Any] = Field(default={}, alias="with")
+
+
+class Recipe(BaseModel):
+    """A recipe, as read from YAML."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    about: str = ""
+    variables: dict[str, str] = {}
+    steps: list[Step] = Field(min_length=1)
+    quick: dict[str, dict[str, Any]] = {}
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with Trivet, by name: in the wheel, or beside the sources."""
+    here = Path(__file__).parent
+    folder = here / "recipes" if (here / "recipes").is_dir() else here.parents[1] / "recipes"
+    return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+
+
+def starter(name: str) -> str:
+    """The path of a file of the starter set: prompts, completions, rankings."""
+    path = Path(__file__).parent / "starter" / f"{name}.jsonl"
+    if not path.is_file():
+        raise TrivetError(f"the starter set has no {name!r}", mend="use starter.prompts, .completions or .rankings")
+    return str(path)
+
+
+def load_recipe(name: str) -> tuple[Recipe, Path, dict[tuple[Any, ...], int]]:
+    """A recipe with its file and the lines of its keys. Raises TrivetError for one that does not fit."""
+    known = shipped()
+    file = known[name] if name in known and not Path(name).is_file() else Path(name)
+    if not file.is_file():
+        raise TrivetError("there is no such recipe", file=file, field="recipe",
+                          mend=f"give a YAML file, or one of: {', '.join(known)}")
+    values, lines = load_yaml(file)
+    recipe = validate(Recipe, values, file=file, lines=lines)
+    names = [s.name for s in recipe.steps]
+    for i, step in enumerate(recipe.steps):
+        line = lines.get(("steps", i, "stage"))
+        if step.stage not in STAGES:
+            raise TrivetError(f"there is no stage {step.stage!r}", file=file, line=line, field="stage",
+                              mend=f"use one of: {', '.join(STAGES)}")
+        if step.name in names[:i]:
+            raise TrivetError(f"two steps are called {step.name!r}", file=file, line=line, field="name",
+                              mend="give each step a name of its own")
+    for step_name in recipe.quick:
+        if step_name not in names:
+            raise TrivetError(f"`quick` names a step {step_name!r} that is not there", file=file,
+                              line=lines.get(("quick", step_name)), mend=f"the steps are: {', '.join(names)}")
+    return recipe, file, lines
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, mapping by mapping."""
+    found = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(found.get(key), dict)
+        found[key] = merge(found[key], value) if both else value
+    return found
+
+
+def apply_changes(recipe: Recipe, changes: list[str]) -> Recipe:
+    """`--set` on a recipe. Raises TrivetError for what names neither a step nor a variable."""
+    steps = {s.name: s for s in recipe.steps}
+    variables = dict(recipe.variables)
+    for change in changes:
+        key, equals, text = change.partition("=")
+        name, *path = key.split(".")
+        if not equals:
+            raise TrivetError(f"{change!r} is no change", field="set", mend="write STEP.SETTING=VALUE")
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        if not path and name in variables:
+            variables[name] = text
+        elif path and name in steps:
+            nested: Any = value
+            for part in reversed(path):
+                nested = {part: nested}
+            steps[name] = steps[name].model_copy(update={"settings": merge(steps[name].settings, nested)})
+        else:
+            raise TrivetError(f"{key!r} is neither a step's setting nor a variable", field="set",
+                              mend=f"steps: {', '.join(steps)}; variables: {', '.join(variables) or 'none'}")
+    return recipe.model_copy(update={"steps": [steps[s.name] for s in recipe.steps], "variables": variables})
+
+
+def resolve(value: Any, recipe: Recipe, before: list[str], out: Path, *, file: Path, line: int | None,
+            strict: bool) -> Any:
+    """A setting with its references replaced.
+
+    strict: the steps it refers to have run and their artifacts are looked up; else a stand-in path is given,
+    for checking. Raises TrivetError for a reference to what is not there.
+    """
+    if isinstance(value, dict):
+        return {k: resolve(v, recipe, before, out, file=file, line=line, strict=strict) for k, v in value.items()}
+    if isinstance(value, list):
+        return [resolve(v, recipe, before, out, file=file, line=line, strict=strict) for v in value]
+    if not isinstance(value, str):
+        return value
+
+    def one(match: re.Match[str]) -> str:
+        name = match[1]
+        step, dot, kind = name.partition(".")
+        if name in recipe.variables:
+            return recipe.variables[name]
+        if step == "starter" and dot:
+            return starter(kind)
+        if step not in before or not dot:
+            raise TrivetError(f"the reference ${{{name}}} leads nowhere", file=file, line=line,
+                              mend=f"use ${{STEP.ARTIFACT}} of an earlier step ({', '.join(before) or 'none yet'}), "
+                              "${starter.…} or a variable")
+        if not strict:
+            return str(out / step / kind)
+        artifacts = (finished(out / step) or {}).get("artifacts", {})
+        if kind not in artifacts:
+            raise TrivetError(f"step {step!r} gave no artifact {kind!r}", file=file, line=line,
+                              mend=f"it gives: {', '.join(artifacts)}")
+        return str(out / step / artifacts[kind]["path"])
+
+    return _REFERENCE.sub(one, value)
+
+
+def configuration(step: Step, recipe: Recipe, before: list[str], out: Path, options: RecipeOptions, file: Path,
+                  lines: dict[tuple[Any, ...], int], *, strict: bool) -> StageConfig:
+    """The stage's configuration of a step. Raises TrivetError with file, line and field."""
+    place = ("steps", [s.name for s in recipe.steps].index(step.name))
+    settings = merge(step.settings, recipe.quick.get(step.name, {})) if options.quick else step.settings
+    values = resolve(settings, recipe, before, out, file=file, line=lines.get((*place, "with")), strict=strict)
+    kind = STAGES[step.stage].config_type()
+    if options.force and "force" in kind.model_fields:
+        values["force"] = True
+    return validate(kind, values | {"out": str(out / step.name)}, file=file, lines=lines,
+                    prefix=(*place, "with"), command=step.stage)
+
+
+def run_recipe(options: RecipeOptions) -> dict[str, Any]:
+    """Run all steps; returns the figures of the run, which also stand in its summary.json.
+
+    Raises TrivetError before anything starts where the recipe does not fit.
+    """
+    recipe, file, lines = load_recipe(options.recipe)
+    recipe = apply_changes(recipe, options.set)
+    out = options.out or Path("runs") / (recipe.name + ("-quick" if options.quick else ""))
+    before: list[str] = []
+    for step in recipe.steps:
+        config = configuration(step, recipe, before, out, options, file, lines, strict=False)
+        before.append(step.name)
+        for path in _code_paths(config):
+            print(f"step {step.name} runs code: {path}")
+    summaries: dict[str, Summary] = {}
+    before = []
+    for number, step in enumerate(recipe.steps, 1):
+        stage = STAGES[step.stage]
+        config = configuration(step, recipe, before, out, options, file, lines, strict=True)
+        before.append(step.name)
+        print(f"\n[{number}/{len(recipe.steps)}] {step.name}", flush=True)
+        if options.overwrite and _changed(stage, config):
+            config = config.model_copy(update={"overwrite": True})
+        summaries[step.name] = run_stage(stage, config)
+        from trivet.report.terminal import print_summary
+
+        print_summary(summaries[step.name], config.out)
+    figures = run_figures(summaries, out)
+    write_json(out / "summary.json", figures)
+    from trivet.report.config import ReportConfig
+    from trivet.report.page import write_report
+    from trivet.report.terminal import print_figures
+
+    page = write_report(ReportConfig(run=out))
+    print_figures(figures, page)
+    return figures
+
+
+def _changed(stage: Stage, config: StageConfig) -> bool:
+    found = recorded_fingerprint(config.out)
+    return found is not None and found != fingerprint(stage.name, config, input_hashes(config))
+
+
+def _code_paths(config: StageConfig) -> list[str]:
+    rewards = getattr(config, "reward", [])
+    found = [_CODE.fullmatch(r) for r in (rewards if isinstance(rewards, list) else [rewards])]
+    return [m[1] for m in found if m]
+
+
+def run_figures(summaries: dict[str, Summary], out: Path) -> dict[str, Any]:
+    """The figures a run is judged by, out of its steps' summaries; `seconds` and `steps` by step."""
+    figures: dict[str, Any] = {"schema_version": 1}
+    by_stage: dict[str, list[dict[str, Any]]] = {}
+    for summary in summaries.values():
+        by_stage.setdefault(summary.stage, []).append(summary.model_dump(mode="json"))
+    # the first reward model is the one that trains the policy; later ones only look on
+    for reward in by_stage.get("reward", [])[:1]:
+        figures["reward_accuracy"] = reward["accuracy"]
+        figures["length_baseline"] = max(
+            (reward[k] for k in ("longer_wins", "shorter_wins") if reward[k]), key=lambda i: i["value"], default=None)
+    for ppo in by_stage.get("ppo", [])[-1:]:
+        for key in ("reward_before", "reward_after", "reward_gain", "second_reward_gain", "length_before",
+                    "length_after", "length_gain", "kl", "stop", "tokens_per_second"):
+            figures[key] = ppo[key]
+    figures["seconds"] = {name: s.seconds for name, s in summaries.items()}
+    figures["steps"] = {name: s.stage for name, s in summaries.items()}
+    entries = ledger.read(out / "ledger.jsonl")
+    figures["peak_memory_bytes"] = max((e["peak_memory_bytes"] for e in entries), default=0)
+    return figures

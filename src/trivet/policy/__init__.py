@@ -1,0 +1,1 @@
+"""Policy training: supervised fine-tuning, rollouts and PPO."""

@@ -1,0 +1,221 @@
+"""Settings of the stages `sft` and `ppo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from trivet.config import (
+    EMBEDDED,
+    Checkpointing,
+    Device,
+    LoRA,
+    Optimizer,
+    Part,
+    ReportTo,
+    StageConfig,
+)
+
+
+class SFTConfig(StageConfig):
+    """Supervised fine-tuning on answers; the result is merged into a model folder."""
+
+    input_fields: ClassVar[tuple[str, ...]] = ("data", "model")
+    not_in_fingerprint: ClassVar[tuple[str, ...]] = ("out", "overwrite", "report_to", "checkpoint", "force")
+
+    out: Path = Path("runs/sft")
+    """Folder of this stage's run."""
+    data: Path
+    """JSON Lines: `messages` ending with the assistant's turn; or `prompt` + `completion`; or `instruction`,
+    optional `input`, `output`."""
+    model: str = EMBEDDED
+    """The model to tune."""
+    tune: Literal["lora", "full"] = "lora"
+    """Adapters (merged into the result at the end), or all weights."""
+    lora: LoRA = LoRA()
+    """Adapters, where tune is lora."""
+    optimizer: Optimizer = Optimizer(lr=2e-4)
+    """AdamW's settings (2e-5 suits tune=full)."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the data."""
+    max_length: int = Field(1024, ge=8)
+    """Tokens of a row at most. A longer conversation is an error."""
+    packing: bool = True
+    """Fill rows of max_length with several conversations, which do not see each other."""
+    batch: int = Field(8, ge=1)
+    """Rows a step."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Rows a pass; fewer need less memory and change nothing else. Default: all of the step."""
+    check: bool = True
+    """First see whether the model can answer such prompts at all."""
+    force: bool = False
+    """Go on even if it can't."""
+    checkpoint: Checkpointing = Checkpointing()
+    """Saving."""
+    device: Device = Device()
+    """Where to compute."""
+    report_to: ReportTo = []
+    """Also log to tensorboard or wandb."""
+
+
+class PPOSampling(Part):
+    """On-policy sampling truncates nothing: no top-p, no top-k, no least length, else the KL is biased."""
+
+    temperature: float = Field(0.7, gt=0, le=10)
+    """Of sampling and of every log-probability: policy, old and reference."""
+    max_new_tokens: int = Field(64, ge=1)
+    """An answer longer than this is cut off."""
+
+
+class KLConfig(Part):
+    """The leash: KL between the policy and the frozen reference."""
+
+    coef: float = Field(0.05, ge=0)
+    """Its weight. Rewards have deviation 1 on reference answers, so it keeps its meaning across reward models."""
+    where: Literal["reward", "loss"] = "reward"
+    """In the reward of each token (InstructGPT), or a term of the loss (GRPO). Never both."""
+    estimator: Literal["k1", "k2", "k3"] | None = None
+    """Default: k1 in the reward, k2 in the loss. k1 in the loss is refused: its gradient has expectation zero."""
+    adaptive: bool = False
+    """Steer the weight so that KL stays near `target` (Ziegler et al. 2019)."""
+    target: float = Field(6.0, gt=0)
+    """Nats a sequence, where adaptive."""
+    horizon: int = Field(2000, ge=1)
+    """Episodes over which the weight adapts."""
+
+    @model_validator(mode="after")
+    def _estimator_fits(self) -> KLConfig:
+        if self.where == "loss" and self.estimator == "k1":
+            raise ValueError("k1 in the loss has a gradient of expectation zero; use k2 or k3, or where: reward")
+        if self.adaptive and self.where == "loss":
+            raise ValueError("the adaptive controller steers KL in the reward; use where: reward")
+        return self
+
+    @property
+    def chosen(self) -> Literal["k1", "k2", "k3"]:
+        """The estimator, the default resolved."""
+        return self.estimator or ("k1" if self.where == "reward" else "k2")
+
+
+class StopConfig(Part):
+    """The run ends with the first criterion met; the log names it (`stop=…`)."""
+
+    steps: int | None = Field(100, ge=1)
+    """Steps of rollout and update."""
+    episodes: int | None = Field(None, ge=1)
+    """Answers sampled."""
+    seconds: float | None = Field(None, gt=0)
+    """Wall time, interruptions not counted."""
+    reward: float | None = None
+    """Mean held-out reward reached (normalised)."""
+    kl: float | None = Field(None, gt=0)
+    """Budget in nats: the run ends before the update once a rollout's mean KL exceeds it."""
+    plateau_patience: int | None = Field(None, ge=1)
+    """Evaluations without a better held-out reward."""
+    plateau_delta: float = Field(0.0, ge=0)
+    """What counts as better."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> StopConfig:
+        if self.steps is None and self.episodes is None and self.seconds is None:
+            raise ValueError("give steps, episodes or seconds: the other criteria may never be met")
+        return self
+
+
+class EvaluationConfig(Part):
+    """Fixed prompts, answered before, during and after; never trained on."""
+
+    prompts: Path | None = None
+    """Prompts kept apart. Default: a share of `prompts`, split by first turn."""
+    share: float = Field(0.2, gt=0, lt=1)
+    """That share."""
+    every: int = Field(10, ge=1)
+    """Steps between evaluations."""
+    samples: int = Field(2, ge=1)
+    """Answers a prompt before and after."""
+    during: int = Field(1, ge=1)
+    """Answers a prompt in between."""
+    reward: str | None = None
+    """A second reward, such as a model trained on other prompts: only looked at, never trained on."""
+
+
+class PPOConfig(StageConfig):
+    """Proximal policy optimization against a reward, with KL to the frozen reference."""
+
+    input_fields: ClassVar[tuple[str, ...]] = (
+        "prompts", "model", "reward", "evaluation.prompts", "evaluation.reward")
+    not_in_fingerprint: ClassVar[tuple[str, ...]] = (
+        "out", "overwrite", "report_to", "checkpoint", "force", "score_tokens")
+
+    out: Path = Path("runs/ppo")
+    """Folder of this stage's run."""
+    prompts: Path
+    """Prompts to train on, JSON Lines."""
+    model: str = EMBEDDED
+    """The policy's start, and frozen the reference."""
+    reward: list[str] = Field(min_length=1)
+    """A reward-model folder, package.module:function, a URL; several, as WEIGHT*REWARD, make a weighted sum."""
+    tune: Literal["lora", "full"] = "lora"
+    """Roles as adapters over one trunk, or each a model of its own."""
+    lora: LoRA = LoRA()
+    """The policy's adapter, where tune is lora."""
+    critic: Literal["head", "separate"] = "head"
+    """A head on the policy's pass, or weights of its own (started from the reward model where trunks agree)."""
+    optimizer: Optimizer = Optimizer(lr=1e-4, schedule="constant", warmup=0.0)
+    """Of policy and critic (1e-6 suits tune=full)."""
+    value_lr: float | None = Field(None, gt=0)
+    """Learning rate of the value head; default: ten times the policy's."""
+    sampling: PPOSampling = PPOSampling()
+    """How rollouts are drawn."""
+    rollout: int = Field(32, ge=1)
+    """Prompts a step, one answer each."""
+    epochs: int = Field(2, ge=1)
+    """Passes over each rollout."""
+    minibatches: int = Field(1, ge=1)
+    """Optimizer steps a pass."""
+    micro_batch: int = Field(16, ge=1)
+    """Answers a forward pass; fewer need less memory and change nothing else."""
+    clip: float = Field(0.2, gt=0)
+    """Of the probability ratio."""
+    value_clip: float | None = Field(0.2, gt=0)
+    """Of new values around the old ones; none: unclipped."""
+    value_coef: float = Field(0.1, ge=0)
+    """Weight of the value loss."""
+    entropy_coef: float = Field(0.0, ge=0)
+    """Weight of the entropy bonus."""
+    gamma: float = Field(1.0, gt=0, le=1)
+    """Discount."""
+    lam: float = Field(0.95, ge=0, le=1)
+    """GAE's λ."""
+    kl: KLConfig = KLConfig()
+    """The leash."""
+    missing_end_penalty: float = Field(1.0, ge=0)
+    """Taken from the score of an answer that was cut off (in deviations of reference scores)."""
+    normalise: bool = True
+    """Scale rewards so that scores of reference answers have mean 0 and deviation 1, fitted once."""
+    stop: StopConfig = StopConfig()
+    """When to end."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Fixed prompts to watch."""
+    check: bool = True
+    """First see whether the model can answer such prompts at all."""
+    force: bool = False
+    """Go on even if it can't."""
+    checkpoint: Checkpointing = Checkpointing(every=5)
+    """Saving."""
+    score_tokens: int = Field(4096, ge=64)
+    """Tokens a pass of a reward model at most."""
+    device: Device = Device()
+    """Where to compute."""
+    report_to: ReportTo = []
+    """Also log to tensorboard or wandb."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> PPOConfig:
+        if self.minibatches > self.rollout:
+            raise ValueError("minibatches: more of them than answers in a rollout")
+        if self.kl.adaptive and self.rollout >= 5 * self.kl.horizon:
+            raise ValueError("kl.horizon: must be more than a fifth of the rollout, or the weight could reach 0")
+        return self

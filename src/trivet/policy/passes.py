@@ -1,0 +1,91 @@
+"""Passes of the roles over a rollout: log-probabilities, values, entropy of the response tokens.
+
+Logits are made for response tokens only. All log-probabilities use the sampling temperature (detail 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trivet.models.reward_model import backbone
+from trivet.models.roles import Roles
+from trivet.policy.loss import entropy_from_logits, logps_from_logits
+from trivet.policy.rollout import MicroBatch
+
+
+@dataclass
+class TokenPass:
+    """What one pass says of a micro-batch's tokens, each [b, r]."""
+
+    logps: torch.Tensor
+    values: torch.Tensor | None
+    entropy: torch.Tensor | None
+
+
+def response_pass(model: Any, micro: MicroBatch, temperature: float, *, value_head: torch.nn.Module | None = None,
+                  entropy: bool = False) -> TokenPass:
+    """Log-probabilities of the response tokens, and with a `value_head` the value of each state before them.
+
+    The head reads what the output layer reads: the hidden states of the positions that predict the response.
+    """
+    seen: list[torch.Tensor] = []
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    try:
+        logits = model(input_ids=micro.ids, attention_mask=micro.mask, position_ids=micro.position_ids,
+                       use_cache=False, logits_to_keep=micro.width + 1).logits[:, :-1]
+    finally:
+        hook.remove()
+    values = None
+    if value_head is not None:
+        values = value_head(seen[0][:, -micro.width - 1 : -1].float()).squeeze(-1)
+    return TokenPass(logps_from_logits(logits, micro.tokens, temperature), values,
+                     entropy_from_logits(logits, temperature) if entropy else None)
+
+
+def value_pass(model: Any, micro: MicroBatch, value_head: torch.nn.Module) -> torch.Tensor:
+    """Values [b, r] by a critic with weights of its own: no logits are made."""
+    hidden = backbone(model)(input_ids=micro.ids, attention_mask=micro.mask, position_ids=micro.position_ids,
+                             use_cache=False).last_hidden_state
+    return value_head(hidden[:, -micro.width - 1 : -1].float()).squeeze(-1)  # type: ignore[no-any-return]
+
+
+@dataclass
+class Evaluated:
+    """Old log-probabilities, the reference's, and old values of a whole rollout, each [B, R], detached."""
+
+    logps: torch.Tensor
+    ref_logps: torch.Tensor
+    values: torch.Tensor
+    live: TokenPass | None
+    """The policy's pass with its graph, where the step has one micro-batch: the update's first pass is it."""
+
+
+def evaluate_tokens(roles: Roles, micros: Sequence[MicroBatch], temperature: float, shape: tuple[int, int], *,
+                    keep_graph: bool) -> Evaluated:
+    """One pass of each role under the update's own micro-batch layout, so that the first ratio is 1 (detail 4)."""
+    logps, ref_logps, values = (torch.zeros(shape) for _ in range(3))
+    live: TokenPass | None = None
+    head = None if roles.has_critic else roles.value_head
+    for micro in micros:
+        with torch.set_grad_enabled(keep_graph), roles.model("policy") as model:
+            found = response_pass(model, micro, temperature, value_head=head, entropy=keep_graph)
+        if keep_graph:
+            live = found
+        with torch.no_grad():
+            with roles.model("reference") as model:
+                reference = response_pass(model, micro, temperature)
+            if roles.has_critic:
+                with roles.model("critic") as model:
+                    found_values = value_pass(model, micro, roles.value_head)
+            else:
+                assert found.values is not None
+                found_values = found.values
+        rows, width = list(micro.rows), micro.width
+        logps[rows, :width] = found.logps.detach().cpu()
+        ref_logps[rows, :width] = reference.logps.cpu()
+        values[rows, :width] = found_values.detach().cpu()
+    return Evaluated(logps, ref_logps, values, live)

@@ -1,0 +1,271 @@
+"""The stage `ppo`: proximal policy optimization of a language model, with KL to the frozen reference.
+
+Schulman et al. 2017; Ziegler et al. 2019; Ouyang et al. 2022, section 3.5. The loop is `_step` below; every
+line of it is a function that can be tested alone. docs/papers.md maps each to its source.
+
+Not covered here: several processes, other engines, estimators without a critic.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trivet.artifacts import RolloutRow, write_rows
+from trivet.evaluate.capability import assess, refuse
+from trivet.generate.sample import text_of
+from trivet.judge.rewards import call
+from trivet.policy import state as states
+from trivet.policy.advantage import gae, token_rewards, whiten
+from trivet.policy.config import PPOConfig
+from trivet.policy.kl import kl_estimate, sequence_kl
+from trivet.policy.passes import Evaluated, evaluate_tokens
+from trivet.policy.rollout import Rollout, batch_indices, layout, make_rollout
+from trivet.policy.setup import Setup, prepare_models
+from trivet.policy.state import PPOState, RewardScale, fit_scale
+from trivet.policy.stop import StopState, first_met
+from trivet.policy.update import UpdateStats, make_optimizer, update
+from trivet.policy.watch import Watched, compare, evaluate
+from trivet.runs import Run, Summary
+from trivet.training import checkpoints
+from trivet.training.device import prepare, seed_all
+from trivet.training.interrupt import graceful
+from trivet.training.progress import bar
+from trivet.training.trackers import Trackers
+from trivet.training.trainer import resumed_offset
+
+
+class PPOSummary(Summary):
+    """What came out. Intervals are 95%, by bootstrap over held-out prompts, gains paired by prompt.
+
+    Rewards are in deviations of reference answers; KL in nats a sequence, on the held-out prompts.
+    """
+
+    stop: str
+    steps: int
+    episodes: int
+    reward_before: dict[str, Any]
+    reward_after: dict[str, Any]
+    reward_gain: dict[str, Any]
+    second_reward_before: dict[str, Any] | None = None
+    second_reward_after: dict[str, Any] | None = None
+    second_reward_gain: dict[str, Any] | None = None
+    length_before: dict[str, Any]
+    length_after: dict[str, Any]
+    length_gain: dict[str, Any]
+    kl: float
+    tokens_per_second: dict[str, float]
+    """Response tokens of a rollout by the seconds of each phase: rollout, scoring, update …"""
+
+
+class Phases:
+    """Seconds of each phase of a step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+def run(config: PPOConfig, run: Run) -> PPOSummary:
+    """Align the policy. Resumes exactly from the newest whole checkpoint.
+
+    Raises TrivetError for input that does not fit and for a model that can't answer; KeyboardInterrupt after
+    Ctrl-C, with the last step saved.
+    """
+    compute = prepare(config.device)
+    seed_all(config.seed)
+    setup = prepare_models(config, compute, run.meter.count)
+    optimizer = make_optimizer(setup.roles, config)
+    checkpoints.tidy(run.path("checkpoints"))
+    start = checkpoints.latest(run.path("checkpoints"))
+    run.cut("metrics", resumed_offset(start, compute.threads))
+    run.cut("evaluation", checkpoints.facts(start)["evaluation_offset"] if start else 0)
+    if start is not None:
+        state = states.restore(start, setup.roles, optimizer)
+        print(f"going on from {start}", flush=True)
+    else:
+        if config.check:
+            _check(setup, config)
+        state = PPOState(kl_coef=config.kl.coef, scale=setup.scale)
+    trackers = Trackers(config.report_to, run.folder, config.model_dump(mode="json"))
+    with graceful() as interruption, bar("ppo", config.stop.steps or 0) as advance:
+        advance(state.step)
+
+        def say(text: str) -> None:
+            advance(0, note=text)
+
+        def watch(state: PPOState, samples: int) -> Watched:
+            assert state.scale is not None
+            return evaluate(setup, config, state.scale, state.step, samples, run)
+
+        if state.step == 0:
+            if state.scale is None:
+                state = replace(state, scale=_first_scale(setup, config))
+            first = watch(state, config.evaluation.samples)
+            say(f"held-out reward {first.reward:+.3f} before")
+        while True:
+            began = time.monotonic()
+            reason = first_met(_after(config), _stop_state(state, None)) if state.step else None
+            if reason is None:
+                state, reason = _step(setup, optimizer, state, config, run, trackers, say)
+            if reason is not None:
+                break
+            advance(1)
+            last = first_met(_countable(config), _stop_state(state, None)) is not None
+            if state.step % config.evaluation.every == 0 and not last:
+                found = watch(state, config.evaluation.during)
+                state = replace(state, heldout=(*state.heldout, found.reward))
+                print(f"step {state.step}: held-out reward {found.reward:+.3f}, kl {found.kl:.2f} nats, "
+                      f"{found.length:.0f} tokens", flush=True)
+            state = replace(state, seconds=state.seconds + time.monotonic() - began)
+            if last or interruption.requested or state.step % config.checkpoint.every == 0:
+                states.save(run, state, setup.roles, optimizer, config.checkpoint.keep, compute.threads)
+            if interruption.requested and not last:
+                raise KeyboardInterrupt
+    print(f"stop={reason} after {state.step} steps, {state.episodes} answers", flush=True)
+    watch(state, config.evaluation.samples)
+    trackers.close()
+    folder = run.path("policy")
+    setup.roles.save_policy(folder, {"stage": "ppo", "steps": state.step, "stop": reason})
+    if config.tune == "lora":
+        setup.tokenizer.save_pretrained(folder)
+    run.artifact("policy", folder)
+    return PPOSummary(stop=reason, steps=state.step, episodes=state.episodes,
+                      tokens_per_second=_rates(run), **compare(run, state.step, config.seed))
+
+
+def _step(
+    setup: Setup, optimizer: torch.optim.Optimizer, state: PPOState, config: PPOConfig, run: Run,
+    trackers: Trackers, say: Callable[[str], None],
+) -> tuple[PPOState, str | None]:
+    """One step: rollout, scores, old and reference log-probabilities, advantages, update.
+
+    Returns the next state; or the state unchanged and the criterion that ends the run before the update.
+    """
+    assert state.scale is not None
+    step, phase = state.step + 1, Phases()
+    with phase("rollout"):
+        rollout = _sample(setup, config, step)
+    with phase("scoring"):
+        scores = state.scale(call(setup.reward, rollout.samples, "the reward"))
+        penalised = torch.tensor([s - config.missing_end_penalty * (not ended)
+                                  for s, ended in zip(scores, rollout.ended, strict=True)])
+    minibatches = layout(rollout, config.minibatches, config.micro_batch, config.seed * 1_000_003 + step,
+                         setup.tokenizer.pad_token_id, setup.compute.device)
+    micros = [m for minibatch in minibatches for m in minibatch]
+    mask = rollout.mask
+    with phase("evaluate"):
+        old = evaluate_tokens(setup.roles, micros, config.sampling.temperature, tuple(mask.shape),
+                              keep_graph=len(micros) == 1)
+    kl = sequence_kl(old.logps, old.ref_logps, mask)
+    reason = first_met(_before(config), _stop_state(state, float(kl.mean())))
+    if reason is not None:
+        return state, reason
+    in_reward = config.kl.where == "reward"
+    per_token = kl_estimate(old.logps, old.ref_logps, config.kl.chosen) if in_reward else None
+    rewards = token_rewards(penalised, per_token, mask, state.kl_coef if in_reward else 0.0)
+    advantages, returns = gae(rewards, old.values, mask, config.gamma, config.lam)
+    with phase("update"):
+        stats = update(setup.roles, optimizer, minibatches, old, whiten(advantages, mask), returns, config, step)
+    following = state.next(kl=float(kl.mean()), episodes=len(rollout), tokens=rollout.tokens, seconds=0.0,
+                           config=config.kl)
+    row = _metrics(rollout, scores, penalised, kl, old, returns, stats, state, following)
+    run.log("metrics", row)
+    run.log("timing", {"step": step, "tokens": rollout.tokens, **phase.seconds})
+    _write_rollout(run, rollout, scores, kl, old, step)
+    run.meter.count("generated", rollout.tokens)
+    run.meter.count("trained", rollout.tokens * config.epochs)
+    trackers.log(row, step)
+    example = " ".join(rollout.samples[0].completion.split())[:60]
+    say(f"reward {row['score']:+.2f}  kl {row['kl']:.2f}  “{example}”")
+    return following, None
+
+
+def _sample(setup: Setup, config: PPOConfig, step: int) -> Rollout:
+    """One answer to each prompt of the step, drawn by the policy."""
+    chosen = [setup.train[i] for i in batch_indices(step, len(setup.train), config.rollout, config.seed)]
+    tokens = [setup.tokens[p.id] for p in chosen]
+    seeds = [(config.seed * 1_000_003 + step) * 100_003 + i for i in range(len(chosen))]
+    with setup.roles.model("policy") as model:
+        answers = [a[0] for a in setup.engine(model).generate(tokens, setup.sampling, n=1, seeds=seeds)]
+    return make_rollout(chosen, tokens, answers, [text_of(setup.tokenizer, a) for a in answers])
+
+
+def _first_scale(setup: Setup, config: PPOConfig) -> RewardScale:
+    """The scale from answers of the untouched policy, which is the reference, to the first prompts."""
+    rollout = _sample(setup, config, 1)
+    return fit_scale(call(setup.reward, rollout.samples, "the reward"))
+
+
+def _check(setup: Setup, config: PPOConfig) -> None:
+    with setup.roles.model("reference") as model:
+        found = assess(setup.engine(model), setup.tokenizer, setup.train[:12], setup.sampling, config.seed)
+    if not config.force:
+        refuse(found)
+
+
+def _before(config: PPOConfig) -> Any:
+    """What may end a run before an update: the KL budget, looked at on the policy that drew the rollout."""
+    return config.stop.model_copy(update={"steps": None, "episodes": None, "seconds": None, "reward": None,
+                                          "plateau_patience": None})
+
+
+def _countable(config: PPOConfig) -> Any:
+    """What is known to end the run without another evaluation."""
+    return config.stop.model_copy(update={"kl": None, "reward": None, "plateau_patience": None})
+
+
+def _after(config: PPOConfig) -> Any:
+    """What may end a run after a step."""
+    return config.stop.model_copy(update={"kl": None})
+
+
+def _stop_state(state: PPOState, kl: float | None) -> StopState:
+    return StopState(step=state.step, episodes=state.episodes, seconds=state.seconds,
+                     reward=state.heldout[-1] if state.heldout else None, kl=kl, heldout_rewards=state.heldout)
+
+
+def _metrics(
+    rollout: Rollout, scores: list[float], penalised: torch.Tensor, kl: torch.Tensor, old: Evaluated,
+    returns: torch.Tensor, stats: UpdateStats, state: PPOState, following: PPOState,
+) -> dict[str, Any]:
+    """A line of metrics.jsonl: nothing in it depends on the clock."""
+    mask = rollout.mask
+    spread = returns[mask].var(correction=0)
+    explained = 1 - (returns - old.values)[mask].var(correction=0) / spread if spread > 0 else torch.tensor(0.0)
+    return {
+        "step": following.step, "episodes": following.episodes, "tokens": following.tokens,
+        "score": statistics.fmean(scores), "score_penalised": float(penalised.mean()),
+        "kl": float(kl.mean()), "kl_per_token": float(kl.sum() / mask.sum()), "kl_coef": state.kl_coef,
+        "length": rollout.tokens / len(rollout), "ended": statistics.fmean(rollout.ended),
+        "value_mean": float(old.values[mask].mean()), "value_explained": float(explained), **asdict(stats),
+    }
+
+
+def _write_rollout(run: Run, rollout: Rollout, scores: list[float], kl: torch.Tensor, old: Evaluated,
+                   step: int) -> None:
+    ref = (old.ref_logps * rollout.mask).sum(-1)
+    write_rows(Path(run.path("rollouts", f"step-{step:05d}.jsonl")), [
+        RolloutRow(id=s.id, step=step, messages=list(s.messages), completion=s.completion, score=scores[i],
+                   kl=float(kl[i]), ref_logp=float(ref[i]), ended=rollout.ended[i])
+        for i, s in enumerate(rollout.samples)])
+
+
+def _rates(run: Run) -> dict[str, float]:
+    """Response tokens a second, by phase, over the whole run."""
+    rows = run.rows("timing")
+    tokens = sum(r["tokens"] for r in rows)
+    names = [k for k in (rows[0] if rows else {}) if k not in {"step", "tokens"}]
+    return {n: round(tokens / sum(r[n] for r in rows), 1) for n in names}

@@ -1,0 +1,159 @@
+"""Before the first step of `ppo`: prompts, roles and rewards, and the plan line that says what stands where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from trivet.artifacts import Prompt, first_turn, is_held_out, read_rows
+from trivet.data.chat import context_length, ensure_template, prompt_ids, require_room, stop_token_ids
+from trivet.errors import TrivetError
+from trivet.generate.config import Sampling
+from trivet.generate.torch_engine import TorchEngine
+from trivet.judge.base import Reward
+from trivet.judge.rewards import WeightedReward, make_reward, parse_terms
+from trivet.judge.scorer import ModelReward, load_model_reward, with_calibration
+from trivet.models.lora import stands_on
+from trivet.models.reward_model import reward_on_trunk
+from trivet.models.roles import Roles, SeparateModels, SharedTrunk
+from trivet.models.source import ModelSource, load_tokenizer, resolve, weights_sha256
+from trivet.policy.config import PPOConfig
+from trivet.policy.state import RewardScale
+from trivet.training.device import Compute
+
+
+@dataclass
+class Setup:
+    """What the loop works with."""
+
+    roles: Roles
+    tokenizer: Any
+    stops: frozenset[int]
+    sampling: Sampling
+    train: list[Prompt]
+    heldout: list[Prompt]
+    tokens: dict[str, list[int]]
+    """Token ids of each prompt, by its id."""
+    reward: WeightedReward
+    second: Reward | None
+    scale: RewardScale | None
+    """Fixed by the reward model's calibration, or None: the first rollout fits it."""
+    compute: Compute
+
+    def engine(self, model: Any, progress: Callable[[int], None] | None = None) -> TorchEngine:
+        """The in-process engine on whatever role `model` acts as."""
+        return TorchEngine(model, self.tokenizer.pad_token_id, self.stops, batch_size=64, progress=progress)
+
+
+def split_prompts(config: PPOConfig) -> tuple[list[Prompt], list[Prompt]]:
+    """(train, held out), which share no first turn.
+
+    Raises TrivetError where they would, or where a side is empty.
+    """
+    prompts = read_rows(config.prompts, Prompt)
+    if config.evaluation.prompts is not None:
+        heldout = read_rows(config.evaluation.prompts, Prompt)
+        turns = {first_turn(p.messages).strip() for p in heldout}
+        shared = [p.id for p in prompts if first_turn(p.messages).strip() in turns]
+        if shared:
+            raise TrivetError(
+                f"{len(shared)} training prompts are among the evaluation prompts (the first: {shared[0]!r})",
+                file=config.evaluation.prompts, field="evaluation.prompts",
+                mend="keep them apart, or leave this setting out: a share of the prompts is then set aside")
+        return prompts, heldout
+    held = [is_held_out(p.messages, config.evaluation.share, config.seed) for p in prompts]
+    train = [p for p, h in zip(prompts, held, strict=True) if not h]
+    heldout = [p for p, h in zip(prompts, held, strict=True) if h]
+    if not train or not heldout:
+        raise TrivetError(f"{len(prompts)} prompts are too few to set a share aside for evaluation",
+                          file=config.prompts, field="evaluation.share",
+                          mend="give more prompts, or --evaluation.prompts FILE")
+    return train, heldout
+
+
+def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, int], None]) -> Setup:
+    """Load roles and rewards. Reward models that stand on the policy's trunk become adapters on it.
+
+    Raises TrivetError for prompts longer than the context and for rewards that do not load.
+    """
+    train, heldout = split_prompts(config)
+    source = resolve(config.model)
+    tokenizer = load_tokenizer(source)
+    if ensure_template(tokenizer):
+        print("the model has no chat template; a plain User:/Assistant: one is used")
+    terms = parse_terms(config.reward)
+    second_terms = parse_terms([config.evaluation.reward]) if config.evaluation.reward else []
+    shared = _sharing(config, source, [t.spec for t in (*terms, *second_terms) if t.kind == "model"])
+    roles: Roles
+    if config.tune == "lora":
+        if source.is_adapter:
+            raise TrivetError("the policy must start from a whole model, not an adapter", field="model",
+                              file=source.folder, mend="tune=full merges it first, or name its base")
+        roles = SharedTrunk(source, compute.trunk, compute.device, config.lora, critic=config.critic,
+                            rewards={role: s.folder for role, s in shared.values()})
+    else:
+        roles = SeparateModels(source, compute.trunk, compute.device, critic=config.critic)
+    models: dict[str, ModelReward] = {}
+
+    def model_reward(spec: str) -> ModelReward:
+        if spec not in models:
+            if spec in shared:
+                role, found = shared[spec]
+                models[spec] = with_calibration(reward_on_trunk(roles, role, found, compute.device), count)
+            else:
+                models[spec] = load_model_reward(spec, compute.trunk, compute.device, count)
+        return models[spec]
+
+    reward = make_reward(terms, model_reward)
+    second = make_reward(second_terms, model_reward) if second_terms else None
+    if config.critic == "separate" and config.tune == "lora" and models:
+        _start_critic(roles, next(iter(models.values())))
+    for line in roles.plan():
+        print(line)
+    for spec, loaded in models.items():
+        if spec not in shared:
+            print(f"  reward {spec}: loaded apart, {loaded.model.parameters * 4 / 1e6:.0f} MB at most")
+    with roles.model("policy") as model:
+        stops, context = stop_token_ids(model, tokenizer), context_length(model)
+    everything = [*train, *heldout]
+    tokens = {p.id: prompt_ids(tokenizer, p.messages) for p in everything}
+    require_room([len(tokens[p.id]) for p in everything], config.sampling.max_new_tokens, context,
+                 file=config.prompts, ids=[p.id for p in everything])
+    return Setup(roles, tokenizer, stops, Sampling(**config.sampling.model_dump()), train, heldout, tokens,
+                 reward, second, _known_scale(config, reward, source), compute)
+
+
+def _sharing(config: PPOConfig, base: ModelSource, specs: list[str]) -> dict[str, tuple[str, ModelSource]]:
+    """Which reward models can be adapters on the policy's trunk: {spec: (role, source)}."""
+    found: dict[str, tuple[str, ModelSource]] = {}
+    if config.tune != "lora" or base.is_adapter:
+        return found
+    for spec in dict.fromkeys(specs):
+        source = resolve(spec)
+        if source.is_adapter and stands_on(source.folder, base):
+            found[spec] = ("reward" if not found else f"reward{len(found) + 1}", source)
+    return found
+
+
+def _known_scale(config: PPOConfig, reward: WeightedReward, base: ModelSource) -> RewardScale | None:
+    """The scale that is known before the first rollout: a single calibrated reward model's is already applied."""
+    if not config.normalise:
+        return RewardScale()
+    if len(reward.parts) == 1 and isinstance(only := reward.parts[0][1], ModelReward) and only.calibration:
+        facts = only.facts
+        if facts.get("reference_sha256") == weights_sha256(base.folder) \
+                and (facts.get("sampling") or {}).get("temperature") == config.sampling.temperature:
+            return RewardScale(0.0, reward.parts[0][0].weight, "calibration")
+        print("note: the reward model was calibrated on another reference or temperature; rewards are scaled "
+              "by the first rollout instead")
+    return None
+
+
+def _start_critic(roles: Roles, reward: ModelReward) -> None:
+    """A critic that starts from the reward model says at first what it says, in the reward's own scale (detail 8)."""
+    calibration = reward.calibration
+    mean, std = (calibration.mean, calibration.std) if calibration else (0.0, 1.0)
+    weight: Any = reward.model.head.weight
+    roles.value_head.weight.data.copy_(weight / std)
+    roles.value_head.bias.data.fill_(-mean / std)

@@ -1,0 +1,141 @@
+"""The stage `sft`: fine-tuning on answers. Loss on the assistant's tokens only; packing that changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trivet.artifacts import Message, Prompt, write_json
+from trivet.data.chat import context_length, ensure_template, stop_token_ids
+from trivet.data.supervised import Example, pack_rows, read_conversations, tokenize
+from trivet.errors import TrivetError
+from trivet.evaluate.capability import assess, refuse
+from trivet.generate.config import Sampling
+from trivet.generate.torch_engine import TorchEngine
+from trivet.models import lora
+from trivet.models.roles import no_dropout
+from trivet.models.source import load_causal_lm, load_tokenizer, resolve
+from trivet.policy.config import SFTConfig
+from trivet.runs import Run, Summary
+from trivet.training.device import prepare, seed_all
+from trivet.training.trainer import fit
+
+IGNORED = -100
+
+
+class SFTSummary(Summary):
+    """What came out."""
+
+    steps: int
+    conversations: int
+    rows: int
+    answer_tokens: int
+    first_loss: float
+    last_loss: float
+
+
+def collate(rows: Sequence[Sequence[Example]], pad: int) -> dict[str, torch.Tensor]:
+    """Rows of packed examples as input_ids, position_ids, labels [N, T].
+
+    Positions begin at 0 with every example, padding included; from them transformers builds a mask in which
+    no example sees another. The first token of an example has no label: nothing comes before it.
+    """
+    width = max(sum(len(e.ids) for e in row) for row in rows)
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    place = torch.zeros((len(rows), width), dtype=torch.long)
+    labels = torch.full((len(rows), width), IGNORED, dtype=torch.long)
+    for i, row in enumerate(rows):
+        start = 0
+        for example in row:
+            end = start + len(example.ids)
+            ids[i, start:end] = torch.tensor(example.ids)
+            place[i, start:end] = torch.arange(end - start)
+            learn = torch.tensor(example.written)
+            learn[0] = False
+            labels[i, start:end] = torch.where(learn, ids[i, start:end], IGNORED)
+            start = end
+        place[i, start:] = torch.arange(width - start)
+    return {"input_ids": ids, "position_ids": place, "labels": labels}
+
+
+def token_losses(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+    """(summed cross-entropy, number of labels). Log-softmax in float32."""
+    logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+    labels = batch["labels"][:, 1:]
+    chosen = labels != IGNORED
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1][chosen].float(), labels[chosen], reduction="sum")
+    return loss, int(chosen.sum())
+
+
+def run(config: SFTConfig, run: Run) -> SFTSummary:
+    """Fine-tune and write a model folder (float32, adapters merged). Resumes exactly.
+
+    Raises TrivetError for data that does not fit and for a model that can't answer (see `check`).
+    """
+    compute = prepare(config.device)
+    seed_all(config.seed)
+    conversations = read_conversations(config.data)
+    source = resolve(config.model)
+    tokenizer = load_tokenizer(source)
+    if ensure_template(tokenizer):
+        print("the model has no chat template; a plain User:/Assistant: one is used")
+    full = config.tune == "full"
+    model = load_causal_lm(source, torch.float32 if full else compute.trunk, compute.device)
+    no_dropout(model)
+    context = context_length(model) or config.max_length
+    if config.max_length > context:
+        raise TrivetError(f"max_length is {config.max_length}, the model's context {context}", field="max_length",
+                          mend=f"--max-length {context} at most")
+    examples = tokenize(conversations, tokenizer, config.max_length, config.data)
+    if config.check and not run.path("checkpoints").exists():
+        _check(model, tokenizer, [m for _, m in conversations], config)
+    if not full:
+        if source.is_adapter:
+            raise TrivetError("the model to tune must be a whole model, not an adapter", field="model",
+                              file=source.folder, mend="tune=full merges it first, or name its base")
+        from peft import get_peft_model
+
+        model = get_peft_model(model, lora.lora_config(model, config.lora, "CAUSAL_LM"))
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    rows = pack_rows(examples, config.max_length) if config.packing else [[e] for e in examples]
+
+    def loss_sum(module: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float]]:
+        return token_losses(module, batch)[0], {}
+
+    steps = fit(
+        what="fine-tuning", run=run, model=model, data=rows,
+        collate=lambda b: collate(b, tokenizer.pad_token_id), loss_sum=loss_sum,
+        items=lambda b: float((b["labels"] != IGNORED).sum()), epochs=config.epochs, batch=config.batch,
+        micro_batch=config.micro_batch, optimizer=config.optimizer, checkpoint=config.checkpoint,
+        compute=compute, seed=config.seed, report_to=config.report_to)
+    run.meter.count("trained", round(sum(len(e.ids) for e in examples) * config.epochs))
+    folder = save_merged(model, tokenizer, run.path("model"), config.model)
+    run.artifact("model", folder)
+    losses = [r["loss"] for r in run.rows("metrics")]
+    return SFTSummary(steps=steps, conversations=len(examples), rows=len(rows),
+                      answer_tokens=sum(sum(e.written) for e in examples), first_loss=losses[0],
+                      last_loss=losses[-1])
+
+
+def save_merged(model: Any, tokenizer: Any, folder: Path, base: str) -> Path:
+    """A model folder in float32, adapters merged: the next stage's reference is the tuned model."""
+    if hasattr(model, "merge_and_unload"):
+        model = model.float().merge_and_unload()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / "trivet_model.json", {"schema_version": 1, "from": base, "stage": "sft"})
+    return folder
+
+
+def _check(model: Any, tokenizer: Any, conversations: list[list[Message]], config: SFTConfig) -> None:
+    prompts = [Prompt(id=f"row {i}", messages=m[: max(k for k, x in enumerate(m) if x.role == "assistant")])
+               for i, m in enumerate(conversations[:12])]
+    engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer))
+    assessment = assess(engine, tokenizer, prompts, Sampling(temperature=0.7, max_new_tokens=48), config.seed)
+    if not config.force:
+        refuse(assessment)

@@ -1,0 +1,141 @@
+"""The update: clipped policy and value losses over a rollout, in minibatches and micro-batches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trivet.errors import TrivetError
+from trivet.models.roles import Roles
+from trivet.policy.config import PPOConfig
+from trivet.policy.loss import PolicyStats, kl_loss, policy_loss, value_loss
+from trivet.policy.passes import Evaluated, TokenPass, response_pass, value_pass
+from trivet.policy.rollout import MicroBatch
+
+
+@dataclass(frozen=True)
+class UpdateStats:
+    """Means over the minibatches of a step; `ratio_first` is the largest |ratio - 1| of its first inner step."""
+
+    policy_loss: float
+    value_loss: float
+    entropy: float
+    kl_loss: float
+    clip_fraction: float
+    value_clip_fraction: float
+    approx_kl: float
+    ratio_first: float
+    grad_norm: float
+
+
+def make_optimizer(roles: Roles, config: PPOConfig) -> torch.optim.AdamW:
+    """AdamW over policy and critic; the value head has a rate of its own. Reference and reward are absent."""
+    named = roles.trainable()
+    head = [p for n, p in named.items() if n.startswith("value_head.")]
+    rest = [p for n, p in named.items() if not n.startswith("value_head.")]
+    settings = config.optimizer
+    return torch.optim.AdamW(
+        [{"params": rest, "lr": settings.lr, "base": settings.lr},
+         {"params": head, "lr": config.value_lr or 10 * settings.lr, "base": config.value_lr or 10 * settings.lr}],
+        weight_decay=settings.weight_decay, eps=1e-5)
+
+
+def lr_factor(step: int, config: PPOConfig) -> float:
+    """Share of the peak rate at `step` (from 1)."""
+    settings, total = config.optimizer, config.stop.steps
+    warm = settings.warmup * total if total else 0.0
+    if step <= warm:
+        return step / max(warm, 1.0)
+    if settings.schedule == "constant" or not total:
+        return 1.0
+    done = (step - 1 - warm) / max(1.0, total - warm)
+    return max(0.0, 1 - done) if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def update(
+    roles: Roles, optimizer: torch.optim.Optimizer, minibatches: list[list[MicroBatch]], old: Evaluated,
+    advantages: torch.Tensor, returns: torch.Tensor, config: PPOConfig, step: int,
+) -> UpdateStats:
+    """`config.epochs` passes over the rollout. advantages, returns: [B, R], already whitened over the whole batch.
+
+    Raises TrivetError where the loss is no finite number.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = group["base"] * lr_factor(step, config)
+    totals: dict[str, float] = {}
+    first: float | None = None
+    inner = 0
+    live = old.live
+    for epoch in range(config.epochs):
+        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 101 + epoch)
+        for index in torch.randperm(len(minibatches), generator=generator).tolist():
+            figures, stats = _minibatch(roles, optimizer, minibatches[index], old, advantages, returns, config,
+                                        live)
+            live = None
+            inner += 1
+            if first is None:
+                first = float(stats.ratio_max_deviation)
+            figures |= {"clip_fraction": float(stats.clip_fraction), "approx_kl": float(stats.approx_kl)}
+            for key, value in figures.items():
+                totals[key] = totals.get(key, 0.0) + value
+    return UpdateStats(ratio_first=first or 0.0, **{k: v / inner for k, v in totals.items()})
+
+
+def _minibatch(
+    roles: Roles, optimizer: torch.optim.Optimizer, micros: list[MicroBatch], old: Evaluated,
+    advantages: torch.Tensor, returns: torch.Tensor, config: PPOConfig, live: TokenPass | None,
+) -> tuple[dict[str, float], PolicyStats]:
+    """One optimizer step. Every loss is a sum over tokens by the minibatch's token count (detail 10)."""
+    denominator = float(sum(int(m.response_mask.sum()) for m in micros))
+    figures = dict.fromkeys(("policy_loss", "value_loss", "entropy", "kl_loss", "value_clip_fraction"), 0.0)
+    merged: PolicyStats | None = None
+    for micro in micros:
+        rows, width = list(micro.rows), micro.width
+        device = micro.ids.device
+
+        def part(whole: torch.Tensor, rows: list[int] = rows, width: int = width, device: Any = device) -> Any:
+            return whole[rows, :width].to(device)
+
+        head = None if roles.has_critic else roles.value_head
+        with roles.model("policy") as model:
+            found = live or response_pass(model, micro, config.sampling.temperature, value_head=head, entropy=True)
+            loss, stats = policy_loss(found.logps, part(old.logps), part(advantages), micro.response_mask,
+                                      config.clip, denominator)
+            assert found.entropy is not None
+            entropy = (found.entropy * micro.response_mask).sum() / denominator
+            total = loss - config.entropy_coef * entropy
+            if config.kl.where == "loss":
+                term = kl_loss(found.logps, part(old.ref_logps), micro.response_mask, config.kl.chosen, denominator)
+                total = total + config.kl.coef * term
+                figures["kl_loss"] += float(term.detach())
+            if found.values is not None:
+                worth, clipped = value_loss(found.values, part(old.values), part(returns), micro.response_mask,
+                                            config.value_clip, denominator)
+                total = total + config.value_coef * worth
+            _backward(total)
+        if roles.has_critic:
+            with roles.model("critic") as model:
+                worth, clipped = value_loss(value_pass(model, micro, roles.value_head), part(old.values),
+                                            part(returns), micro.response_mask, config.value_clip, denominator)
+                _backward(config.value_coef * worth)
+        figures["policy_loss"] += float(loss.detach())
+        figures["value_loss"] += float(worth.detach())
+        figures["value_clip_fraction"] += float(clipped)
+        figures["entropy"] += float(entropy.detach())
+        merged = stats if merged is None else merged.merge(stats)
+    norm = torch.nn.utils.clip_grad_norm_(list(roles.trainable().values()), config.optimizer.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    assert merged is not None
+    return figures | {"grad_norm": float(norm)}, merged
+
+
+def _backward(loss: torch.Tensor) -> None:
+    if not torch.isfinite(loss):
+        raise TrivetError(f"the loss is {float(loss)}: training has diverged", field="optimizer.lr",
+                          mend="lower the learning rate or raise kl.coef, and go on from the last checkpoint with "
+                          "--overwrite in another folder")
+    loss.backward()

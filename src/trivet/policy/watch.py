@@ -1,0 +1,130 @@
+"""Fixed prompts, answered before, during and after: what the run is judged by, never what it is trained on."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trivet.artifacts import Message, Row, read_rows, write_rows
+from trivet.generate.sample import prompt_seed, text_of
+from trivet.intervals import Interval, bootstrap_mean, paired_bootstrap
+from trivet.judge.rewards import call
+from trivet.policy.config import PPOConfig
+from trivet.policy.passes import response_pass
+from trivet.policy.rollout import layout, make_rollout
+from trivet.policy.setup import Setup
+from trivet.policy.state import RewardScale
+from trivet.runs import Run
+
+_EVALUATION_SEED = 77_003  # apart from the seeds of training rollouts
+
+
+class WatchRow(Row):
+    """One answer to a fixed prompt."""
+
+    id: str
+    step: int
+    messages: list[Message]
+    completion: str
+    score: float
+    """In the run's reward scale, without the missing-end penalty."""
+    second: float | None = None
+    """By the second reward model."""
+    kl: float
+    """Nats, log-ratio of policy to reference summed over the answer."""
+    tokens: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Means over the answers of one evaluation."""
+
+    step: int
+    reward: float
+    second: float | None
+    kl: float
+    length: float
+    ended: float
+
+
+def evaluate(setup: Setup, config: PPOConfig, scale: RewardScale, step: int, samples: int, run: Run) -> Watched:
+    """Answer the fixed prompts with fixed seeds, score them, write evaluations/step-N.jsonl and a line of figures."""
+    prompts = [p for p in setup.heldout for _ in range(samples)]
+    with setup.roles.model("policy") as model:
+        answers = setup.engine(model).generate(
+            [setup.tokens[p.id] for p in setup.heldout], setup.sampling, n=samples,
+            seeds=[prompt_seed(config.seed + _EVALUATION_SEED, p.id) for p in setup.heldout])
+    flat = [g for group in answers for g in group]
+    texts = [text_of(setup.tokenizer, g) for g in flat]
+    rollout = make_rollout(prompts, [setup.tokens[p.id] for p in prompts], flat, texts)
+    scores = scale(call(setup.reward, rollout.samples, "the reward"))
+    second = call(setup.second, rollout.samples, "the second reward") if setup.second else [None] * len(flat)
+    kls = [0.0] * len(flat)
+    # before the first step the policy is the reference: the log-ratio is 0 by definition
+    if step > 0:
+        (micros,) = layout(rollout, 1, config.micro_batch, config.seed, setup.tokenizer.pad_token_id,
+                           setup.compute.device)
+        with torch.no_grad():
+            for micro in micros:
+                with setup.roles.model("policy") as model:
+                    logps = response_pass(model, micro, config.sampling.temperature).logps
+                with setup.roles.model("reference") as model:
+                    reference = response_pass(model, micro, config.sampling.temperature).logps
+                for row, value in zip(micro.rows, ((logps - reference) * micro.response_mask).sum(-1).tolist(),
+                                      strict=True):
+                    kls[row] = value
+    run.meter.count("generated", sum(len(g.token_ids) for g in flat))
+    rows = [
+        WatchRow(id=f"{s.id}/{i % samples}", step=step, messages=list(s.messages), completion=s.completion,
+                 score=score, second=other, kl=kl, tokens=len(g.token_ids), ended=g.ended)
+        for i, (s, score, other, kl, g) in enumerate(
+            zip(rollout.samples, scores, second, kls, flat, strict=True))
+    ]
+    write_rows(path_of(run, step), rows)
+    found = Watched(
+        step, statistics.fmean(scores), statistics.fmean(r.second for r in rows if r.second is not None)
+        if setup.second else None, statistics.fmean(kls), statistics.fmean(r.tokens for r in rows),
+        statistics.fmean(r.ended for r in rows))
+    run.log("evaluation", vars(found))
+    return found
+
+
+def path_of(run: Run, step: int) -> Any:
+    """Where the answers of an evaluation stand."""
+    folder = run.path("evaluations")
+    folder.mkdir(exist_ok=True)
+    return folder / f"step-{step:05d}.jsonl"
+
+
+def compare(run: Run, last: int, seed: int) -> dict[str, Any]:
+    """The figures after against before, paired by prompt, with 95% intervals by bootstrap over prompts."""
+    before, after = (read_rows(path_of(run, s), WatchRow) for s in (0, last))
+    figures: dict[str, Any] = {}
+
+    def add(name: str, values: Any) -> None:
+        old, new = by_prompt(before, values), by_prompt(after, values)
+        prompts = sorted(old.keys() & new.keys())
+        a, b = [new[p] for p in prompts], [old[p] for p in prompts]
+        figures[f"{name}_before"] = bootstrap_mean(b, prompts, seed=seed).as_dict()
+        figures[f"{name}_after"] = bootstrap_mean(a, prompts, seed=seed).as_dict()
+        gain: Interval = paired_bootstrap(a, b, prompts, seed=seed)
+        figures[f"{name}_gain"] = gain.as_dict()
+
+    add("reward", lambda r: r.score)
+    if before[0].second is not None:
+        add("second_reward", lambda r: r.second)
+    add("length", lambda r: float(r.tokens))
+    figures["kl"] = statistics.fmean(r.kl for r in after)
+    return figures
+
+
+def by_prompt(rows: list[WatchRow], value: Any) -> dict[str, float]:
+    """Means by prompt."""
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        groups.setdefault(row.id.rsplit("/", 1)[0], []).append(value(row))
+    return {k: statistics.fmean(v) for k, v in groups.items()}

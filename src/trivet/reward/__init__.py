@@ -1,0 +1,1 @@
+"""Reward models: losses, training, evaluation and calibration."""

@@ -1,0 +1,231 @@
+"""A stage's folder, and how a stage is started, skipped, resumed and finished.
+
+    runs/RUN/NAME/config.yaml     as resolved
+                  metrics.jsonl   one line a step; cut back to the checkpoint on resume
+                  timing.jsonl    seconds by phase; outside the comparison of two runs
+                  summary.json    written last: its presence says that the stage is finished
+                  checkpoints/    step-N/ with MANIFEST.json
+    runs/RUN/ledger.jsonl         what each stage cost
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from trivet import ledger
+from trivet.artifacts import atomic_write, read_json, sha256_path, write_error, write_json
+from trivet.config import StageConfig, dump_yaml, fingerprint
+from trivet.errors import TrivetError
+
+
+class Artifact(BaseModel):
+    """A file or folder that a stage wrote, relative to its run folder."""
+
+    path: str
+    sha256: str
+
+
+class Summary(BaseModel):
+    """What a stage says at its end. Stages add their figures in subclasses."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    schema_version: int = 1
+    stage: str = ""
+    fingerprint: str = ""
+    seconds: float = 0.0
+    artifacts: dict[str, Artifact] = {}
+
+
+S = TypeVar("S", bound=Summary)
+
+
+class Run:
+    """The folder of one stage's run, open for writing. Made by `execute`, or `Run.scratch` in a notebook."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.meter = ledger.Meter()
+        self.artifacts: dict[str, Artifact] = {}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(error, self.folder) from None
+
+    def path(self, *parts: str) -> Path:
+        """A path inside the run folder."""
+        return self.folder.joinpath(*parts)
+
+    def log(self, name: str, row: dict[str, Any]) -> None:
+        """Append a row to NAME.jsonl, flushed to the operating system: kill -9 does not lose it."""
+        try:
+            with self.path(f"{name}.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+        except OSError as error:
+            raise write_error(error, self.path(f"{name}.jsonl")) from None
+
+    def offset(self, name: str) -> int:
+        """Bytes of NAME.jsonl so far: kept in a checkpoint."""
+        path = self.path(f"{name}.jsonl")
+        return path.stat().st_size if path.exists() else 0
+
+    def cut(self, name: str, offset: int) -> None:
+        """Cut NAME.jsonl back to `offset` bytes: what came after the checkpoint is done again."""
+        path = self.path(f"{name}.jsonl")
+        if path.exists() and path.stat().st_size > offset:
+            os.truncate(path, offset)
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of NAME.jsonl."""
+        path = self.path(f"{name}.jsonl")
+        return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    def artifact(self, kind: str, path: Path) -> None:
+        """Declare a finished file or folder as an output of this stage."""
+        self.artifacts[kind] = Artifact(path=str(path.relative_to(self.folder)), sha256=sha256_path(path))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; the lock goes with the process, `kill -9` included."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise write_error(error, folder) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrivetError(
+                "another process works in this run folder", file=folder,
+                mend="wait for it, or choose another folder with --out",
+            ) from None
+        yield
+
+
+def input_hashes(config: StageConfig) -> dict[str, str]:
+    """The content hash of each input that is a path; names that are no path stand for themselves."""
+    hashes: dict[str, str] = {}
+    for field in config.input_fields:
+        value: Any = config
+        for part in field.split("."):
+            value = getattr(value, part, None)
+        if value is None:
+            continue
+        for index, item in enumerate(value if isinstance(value, list) else [value]):
+            path = Path(str(item))
+            hashes[f"{field}.{index}"] = sha256_path(path) if path.exists() else str(item)
+    return hashes
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The summary of a finished stage, else None."""
+    path = folder / "summary.json"
+    return read_json(path) if path.is_file() else None
+
+
+def intact(folder: Path, summary: dict[str, Any]) -> bool:
+    """Whether the artifacts that a summary names are still there, byte for byte."""
+    return all(
+        (folder / a["path"]).exists() and sha256_path(folder / a["path"]) == a["sha256"]
+        for a in summary.get("artifacts", {}).values()
+    )
+
+
+def execute(
+    stage: str,
+    config: StageConfig,
+    work: Callable[[Any, Run], S],
+    summary_type: type[S],
+    *,
+    say: Callable[[str], None] = print,
+) -> S:
+    """Run a stage in its folder: skip it if finished, resume it if interrupted, refuse another's folder.
+
+    Raises TrivetError when the folder holds a run of another configuration and `overwrite` is off.
+    """
+    folder = config.out
+    if folder.exists() and not folder.is_dir():
+        raise TrivetError("a file stands where the run folder should be", file=folder,
+                          mend="choose another folder with --out")
+    with locked(folder):
+        mark = fingerprint(stage, config, input_hashes(config))
+        _make_room(folder, stage, config, mark)
+        done = finished(folder)
+        if done is not None and intact(folder, done):
+            say(f"{stage}: finished before in {folder}, nothing to do (--overwrite does it again)")
+            return summary_type.model_validate(done)
+        run = Run(folder)
+        with atomic_write(folder / "config.yaml") as file:
+            file.write(f"# trivet {stage}, as resolved\n{dump_yaml(config)}")
+        state = {"stage": stage, "fingerprint": mark, "seconds": 0.0, "attempts": 0}
+        if (folder / ".state.json").exists():
+            state = read_json(folder / ".state.json")
+        earlier, attempts = float(state["seconds"]), int(state["attempts"]) + 1
+        write_json(folder / ".state.json", state | {"attempts": attempts})
+        try:
+            summary = work(config, run)
+        finally:
+            # after an exception or Ctrl-C the time spent is still counted; kill -9 loses only this figure
+            if folder.is_dir():
+                write_json(folder / ".state.json",
+                           state | {"attempts": attempts, "seconds": earlier + run.meter.seconds})
+        entry = run.meter.entry(folder.name, stage, earlier=earlier, attempts=attempts)
+        summary = summary.model_copy(update={
+            "stage": stage, "fingerprint": mark, "seconds": entry.seconds, "artifacts": run.artifacts})
+        ledger.append(folder.parent / "ledger.jsonl", entry)
+        write_json(folder / "summary.json", summary.model_dump(mode="json"))
+        return summary
+
+
+def _make_room(folder: Path, stage: str, config: StageConfig, mark: str) -> None:
+    """Check that the folder is empty or holds this very run; clear it when told to."""
+    state_file = folder / ".state.json"
+    others = [p for p in folder.iterdir() if p.name != ".lock"]
+    if not others:
+        return
+    if not state_file.exists():
+        if not {p.name for p in others} <= {"config.yaml"}:
+            raise TrivetError(
+                "this folder is not empty and holds no run of Trivet", file=folder,
+                mend="choose another folder with --out (it is never cleared, not with --overwrite either)")
+        return
+    state = read_json(state_file)
+    if config.overwrite:
+        for path in others:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return
+    if state["fingerprint"] != mark:
+        raise TrivetError(
+            f"this folder holds a run of `{state['stage']}` with other settings or inputs"
+            f"{_difference(folder, config) if state['stage'] == stage else ''}", file=folder,
+            mend="choose another folder with --out, or do it anew with --overwrite")
+
+
+def _difference(folder: Path, config: StageConfig) -> str:
+    """The settings that differ from those in the folder's config.yaml, in words."""
+    try:
+        old = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return ""
+    new = config.model_dump(mode="json")
+    skip = set(config.not_in_fingerprint)
+    names = [k for k in new if k not in skip and isinstance(old, dict) and old.get(k) != new[k]]
+    return f" ({', '.join(names)} differ{'s' if len(names) == 1 else ''})" if names else \
+        " (an input file changed)"
+
+
+def recorded_fingerprint(folder: Path) -> str | None:
+    """The fingerprint of the run that a folder holds, None where it holds none."""
+    path = folder / ".state.json"
+    return str(read_json(path)["fingerprint"]) if path.is_file() else None

@@ -1,0 +1,60 @@
+"""Which stages there are: a name, where its configuration and its work are, and what it does, in a line.
+
+Strings, so that `trivet --help` and a recipe's check load neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from trivet.config import StageConfig
+from trivet.runs import Summary, execute
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command of the road. `config` and `work` are `module:name`."""
+
+    name: str
+    help: str
+    config: str
+    work: str
+    summary: str
+
+    def config_type(self) -> type[StageConfig]:
+        """The configuration class; imports no torch."""
+        found: type[StageConfig] = load(self.config)
+        return found
+
+
+STAGES = {s.name: s for s in (
+    Stage("sample", "several answers of a model to each prompt", "trivet.generate.config:SampleConfig",
+          "trivet.generate.sample:run", "trivet.generate.sample:SampleSummary"),
+    Stage("pairs", "rankings or the field's formats become preference pairs",
+          "trivet.feedback.config:PairsConfig", "trivet.feedback.pairs:run",
+          "trivet.feedback.pairs:PairsSummary"),
+    Stage("check", "can this model answer such prompts at all?", "trivet.evaluate.config:CheckConfig",
+          "trivet.evaluate.capability:run", "trivet.evaluate.capability:CheckSummary"),
+    Stage("sft", "fine-tune a model on answers", "trivet.policy.config:SFTConfig",
+          "trivet.policy.sft:run", "trivet.policy.sft:SFTSummary"),
+    Stage("reward", "train a reward model on preference pairs", "trivet.reward.config:RewardConfig",
+          "trivet.reward.train:run", "trivet.reward.train:RewardSummary"),
+    Stage("score", "score answers with a reward model", "trivet.judge.config:ScoreConfig",
+          "trivet.judge.score:run", "trivet.judge.score:ScoreSummary"),
+    Stage("ppo", "align a model to a reward, with KL to the frozen reference",
+          "trivet.policy.config:PPOConfig", "trivet.policy.ppo:run", "trivet.policy.ppo:PPOSummary"),
+)}
+
+
+def load(path: str) -> Any:
+    """The object named `module:name`."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def run_stage(stage: Stage, config: StageConfig) -> Summary:
+    """Run a stage in its folder: skipped if finished, resumed if interrupted."""
+    summary: Summary = execute(stage.name, config, load(stage.work), load(stage.summary))
+    return summary

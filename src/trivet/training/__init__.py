@@ -1,0 +1,1 @@
+"""What every training stage shares: devices, precision, checkpoints, exact resume, metrics."""

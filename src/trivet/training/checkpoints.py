@@ -1,0 +1,98 @@
+"""One layout of checkpoints for every training stage, and the only way to find the newest whole one.
+
+    checkpoints/step-00000025/   written as .step-00000025.tmp, fsynced, renamed
+        …                        the stage's files
+        MANIFEST.json            sha256 of every file; written last: a folder without it is a torn one
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trivet.artifacts import fsync_folder, read_json, sha256_file, write_error, write_json
+from trivet.errors import TrivetError
+
+MANIFEST = "MANIFEST.json"
+_NAME = re.compile(r"step-(\d{8})")
+
+
+def step_of(folder: Path) -> int:
+    """The step that a checkpoint's folder is named after."""
+    match = _NAME.fullmatch(folder.name)
+    if match is None:
+        raise ValueError(f"{folder} is no checkpoint folder")
+    return int(match.group(1))
+
+
+@contextlib.contextmanager
+def saving(folder: Path, step: int, *, keep: int, facts: dict[str, Any]) -> Iterator[Path]:
+    """A folder to write a checkpoint into; on leaving it is sealed, renamed, and old ones are deleted.
+
+    facts: small JSON values kept in the manifest (offset of metrics.jsonl, threads, …).
+    """
+    temporary, final = folder / f".step-{step:08d}.tmp", folder / f"step-{step:08d}"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        seal(temporary, {"step": step, **facts})
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        fsync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise write_error(error, final) from None
+    for old in complete(folder)[:-keep]:
+        shutil.rmtree(old)
+
+
+def seal(folder: Path, facts: dict[str, Any]) -> None:
+    """fsync every file of a folder and write its manifest, last."""
+    hashes = {}
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
+        with file.open("rb") as f:
+            os.fsync(f.fileno())
+        hashes[str(file.relative_to(folder))] = sha256_file(file)
+    write_json(folder / MANIFEST, {"schema_version": 1, "facts": facts, "files": hashes})
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether every file that the manifest names is there, byte for byte."""
+    manifest = folder / MANIFEST
+    try:
+        files = read_json(manifest)["files"]
+    except (TrivetError, KeyError, TypeError):
+        return False
+    return all((folder / n).is_file() and sha256_file(folder / n) == h for n, h in files.items())
+
+
+def complete(folder: Path) -> list[Path]:
+    """All sealed checkpoints, oldest first, by presence of their manifest (hashes are checked on use)."""
+    if not folder.is_dir():
+        return []
+    found = [p for p in folder.iterdir() if _NAME.fullmatch(p.name) and (p / MANIFEST).is_file()]
+    return sorted(found, key=step_of)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint whose files are all whole; a torn or damaged one is passed over."""
+    return next((c for c in reversed(complete(folder)) if is_complete(c)), None)
+
+
+def facts(checkpoint: Path) -> dict[str, Any]:
+    """The facts that the checkpoint was sealed with."""
+    return dict(read_json(checkpoint / MANIFEST)["facts"])
+
+
+def tidy(folder: Path) -> None:
+    """Delete what interrupted writes left behind."""
+    if folder.is_dir():
+        for torn in folder.glob(".step-*.tmp"):
+            shutil.rmtree(torn, ignore_errors=True)

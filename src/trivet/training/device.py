@@ -1,0 +1,85 @@
+"""Devices, precision, threads, and the seeds of every random generator."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from trivet.config import Device
+from trivet.errors import TrivetError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What `auto` came to. `trunk` is the dtype of frozen weights; trained weights are float32."""
+
+    device: str
+    trunk: torch.dtype
+    threads: int
+
+    @property
+    def words(self) -> str:
+        return f"{self.device}, {str(self.trunk).removeprefix('torch.')} trunk, {self.threads} threads"
+
+
+def prepare(config: Device) -> Compute:
+    """Choose device and precision, set the number of threads, ask for deterministic algorithms.
+
+    float32 is the CPU's default: there it keeps the ratio at exactly 1, and on machines without AMX it is
+    also the faster one (docs/decisions.md has the figures).
+    """
+    transformers.utils.logging.disable_progress_bar()  # our own progress says what is going on
+    transformers.utils.logging.set_verbosity_error()
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrivetError("no CUDA GPU is visible to torch", field="device.device",
+                          mend="use --device.device cpu, or install a CUDA build of torch")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise TrivetError("no Apple GPU is visible to torch", field="device.device",
+                          mend="use --device.device cpu")
+    precision = config.precision
+    if precision == "auto":
+        precision = "float32" if device == "cpu" else "bfloat16"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = config.threads or cores
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
+    return Compute(device, getattr(torch, precision), threads)
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def generator_states() -> dict[str, Any]:
+    """The state of every random generator, in types that load with weights_only=True."""
+    version, internal, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_generators(states: dict[str, Any]) -> None:
+    """Put every random generator back to a saved state."""
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
