@@ -8,6 +8,7 @@ No torch, no numpy: any program can read and write these files with this module.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ SCHEMA_VERSION = 1
 class Row(BaseModel):
     """What every row of every artifact shares."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     schema_version: int = SCHEMA_VERSION
 
     @field_validator("schema_version")
@@ -169,16 +170,24 @@ def is_held_out(messages: Sequence[Message], fraction: float, seed: int = 0) -> 
 
 
 def _open_text(path: Path) -> IO[str]:
-    if path.is_dir():
-        raise TrivetError("this is a folder, not a file", file=path, mend="give the path of the file in it")
     try:
-        return path.open(encoding="utf-8")
-    except FileNotFoundError:
-        raise TrivetError(
-            "no such file", file=path, mend="check the path; it is taken relative to the current folder"
-        ) from None
-    except PermissionError:
-        raise TrivetError("this file may not be read", file=path, mend="check its permissions") from None
+        return path.open(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise read_error(error, path) from None
+
+
+def read_error(error: Exception, path: Path) -> TrivetError:
+    """What opening a file for reading raised, in words."""
+    match error:
+        case IsADirectoryError():
+            return TrivetError("this is a folder, not a file", file=path, mend="give the path of the file in it")
+        case PermissionError():
+            return TrivetError("this file may not be read", file=path, mend="check its permissions")
+        case OSError(errno=code) if code not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return TrivetError(f"this file can't be read: {error.strerror}", file=path, mend="see the reason given")
+        case _:  # ValueError: a path with a NUL in it
+            return TrivetError("no such file", file=path,
+                               mend="check the path; it is taken relative to the current folder")
 
 
 def json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -195,14 +204,19 @@ def json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     continue
                 try:
                     value = json.loads(line)
-                except (json.JSONDecodeError, RecursionError) as error:
-                    detail = f"{error.msg} at column {error.colno}" if isinstance(
-                        error, json.JSONDecodeError) else "nested too deeply"
+                except (ValueError, RecursionError) as error:
+                    over_lines = number == 1 and line.strip() in {"[", "{", "[{"}
                     raise TrivetError(
-                        f"broken JSON: {detail}",
-                        file=path, line=number, expected="one JSON object a line",
-                        mend="mend or delete this line (a torn last line means an interrupted write)",
+                        f"broken JSON: {_json_fault(error)}", file=path, line=number,
+                        expected="one JSON object a line",
+                        mend="write JSON Lines, not one document over several lines: jq -c '.[]' IN > OUT" if over_lines
+                        else "mend or delete this line (a torn last line means an interrupted write)",
                     ) from None
+                if "\\ud" in line.lower() and _has_lone_surrogate(value):
+                    raise TrivetError(
+                        "half a surrogate pair (\\\\ud800 … \\\\udfff) is no character", file=path, line=number,
+                        mend="mend or delete this line: a character was cut in two where it was written",
+                    )
                 if not isinstance(value, dict):
                     raise TrivetError(
                         f"a line holds {type(value).__name__}, not an object",
@@ -215,6 +229,22 @@ def json_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 "this is not UTF-8 text", file=path, line=number + 1,
                 mend="convert it: iconv -f WINDOWS-1252 -t UTF-8 IN > OUT",
             ) from None
+
+
+def _json_fault(error: Exception) -> str:
+    """What json.loads raised, in words."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _has_lone_surrogate(value: Any) -> bool:
+    """Whether a text in a JSON value can't be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def row_error(error: ValidationError, row: type[BaseModel], path: Path, line: int) -> TrivetError:
@@ -244,7 +274,7 @@ def read_rows(path: str | Path, row: type[R], *, limit: int | None = None) -> li
     """
     path = Path(path)
     rows: list[R] = []
-    for number, value in _parquet_rows(path) if path.suffix == ".parquet" else json_lines(path):
+    for number, value in parquet_rows(path) if path.suffix == ".parquet" else json_lines(path):
         try:
             rows.append(row.model_validate(value))
         except ValidationError as error:
@@ -270,7 +300,7 @@ def _refuse_doubled_ids(rows: Sequence[Row], path: Path) -> None:
         seen.add(key)
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
@@ -334,6 +364,10 @@ def write_error(error: OSError, path: Path) -> TrivetError:
         30: ("this place is read-only", "write elsewhere with --out"),
         17: ("a file stands where a folder is needed", "move it, or write elsewhere with --out"),
         20: ("a part of this path is a file, not a folder", "write elsewhere with --out"),
+        21: ("a folder stands where a file should be", "write elsewhere with --out"),
+        1: ("this place may not be written", "check permissions, or write elsewhere with --out"),
+        2: ("nothing can be made in this place", "write elsewhere with --out"),
+        36: ("this name is too long", "write elsewhere with --out"),
     }
     what, mend = reasons.get(error.errno or 0, (f"could not be written: {error}", "see the reason given"))
     return TrivetError(what, file=path, mend=mend)
@@ -366,17 +400,21 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write("\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """A JSON document; TrivetError when it is missing or broken."""
-    path = Path(path)
+def read_json(path: str | Path, *needed: str) -> dict[str, Any]:
+    """A JSON object; TrivetError when it is missing, broken, something else, or lacks a field of `needed`."""
+    path, mend = Path(path), "the file was damaged: make it anew by the stage that wrote it"
     with _open_text(path) as file:
         try:
-            return json.load(file)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise TrivetError(
-                f"broken JSON: {error}", file=path, line=getattr(error, "lineno", None),
-                mend="the file was damaged: make it anew by the stage that wrote it",
-            ) from None
+            value = json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise TrivetError(f"broken JSON: {_json_fault(error)}", file=path, line=getattr(error, "lineno", None),
+                              mend=mend) from None
+    if not isinstance(value, dict):
+        raise TrivetError(f"this holds a {type(value).__name__}, not an object", file=path, mend=mend)
+    for name in needed:
+        if name not in value:
+            raise TrivetError("this field is missing", file=path, field=name, mend=mend)
+    return value
 
 
 # --- hashes ------------------------------------------------------------------------------------------

@@ -114,6 +114,7 @@ def parse(config: type[Any], arguments: list[str], command: str, help_line: str)
 
     from trivet.config import config_error, load_yaml
 
+    _require_text(arguments)
     file, arguments = _take_config(arguments)
     values: dict[str, Any] = {}
     lines: dict[tuple[Any, ...], int] = {}
@@ -122,19 +123,60 @@ def parse(config: type[Any], arguments: list[str], command: str, help_line: str)
         try:
             config.model_validate(values)
         except ValidationError as error:
-            # what is missing may still come from the command line
-            fault = config_error(error, file=file, lines=lines, command=command, skip_missing=True)
+            # what is missing, or does not go together, the command line may still mend
+            fault = config_error(error, file=file, lines=lines, command=command, skip=("missing", "value_error"))
             if fault is not None:
                 raise fault from None
-    description = f"trivet {command}: {help_line}."
     try:
         parsed = tyro.cli(config, args=arguments, prog=f"trivet {command}", default=_partial(config, values),
-                          description=description, config=(tyro.conf.AvoidSubcommands,))
-        return config.model_validate(parsed.model_dump())
+                          description=f"trivet {command}: {help_line}.", config=(tyro.conf.AvoidSubcommands,),
+                          registry=_unvalidated())
+    except SystemExit as stopped:
+        if stopped.code:  # tyro has said in a frame what is wrong
+            print(f"  to mend: see `trivet {command} --help`", file=sys.stderr)
+        raise
+    try:
+        return config.model_validate(parsed.model_dump(warnings=False))
     except ValidationError as error:
-        fault = config_error(error, command=command)
+        # the file's own faults were found above; what does not go together may stand in it
+        where = {"file": file, "lines": lines} if error.errors()[0]["type"] == "value_error" else {}
+        fault = config_error(error, command=command, **where)
         assert fault is not None
         raise fault from None
+
+
+def _require_text(arguments: list[str]) -> None:
+    """Raise TrivetError for an argument of bytes that are no text: nothing could be written about it."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise TrivetError(f"the argument {argument!r} is not UTF-8 text",
+                              mend="type it anew, or rename the file that it names") from None
+
+
+def _unvalidated() -> Any:
+    """The rule by which tyro fills a configuration without validating it: `parse` does, and words the faults."""
+    from pydantic import BaseModel
+    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.struct_rule
+    def fill(info: StructTypeInfo) -> StructConstructorSpec | None:
+        model = info.type
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return None
+
+        def construct(**values: Any) -> BaseModel:
+            return model.model_construct(**values)
+
+        construct.__doc__ = model.__doc__  # what --help says of a group
+        return StructConstructorSpec(construct, tuple(
+            StructFieldSpec(name, field.annotation, getattr(info.default, name), field.description)
+            for name, field in model.model_fields.items()))
+
+    return registry
 
 
 def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:

@@ -7,12 +7,14 @@ recipe's check load none. Each stage's own configuration stands in the torch-fre
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from trivet.errors import TrivetError
 
@@ -22,7 +24,8 @@ EMBEDDED = "smollm2-135m-instruct"
 class Part(BaseModel):
     """A group of settings inside a stage's configuration."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True,
+                              allow_inf_nan=False)
 
 
 class StageConfig(Part):
@@ -37,7 +40,7 @@ class StageConfig(Part):
     """Folder of this stage's run; holds config.yaml, metrics.jsonl, summary.json, checkpoints/."""
     overwrite: bool = False
     """Delete what another configuration left in the folder, and begin anew."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of every random generator of this stage."""
 
 
@@ -48,7 +51,7 @@ class Device(Part):
     """auto: a GPU if there is one, else the CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen trunk. auto: bfloat16 on a GPU, float32 on a CPU. What is trained is always float32."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=1024)
     """CPU threads; recorded, since their number changes the bits. Default: all cores."""
 
 
@@ -89,7 +92,14 @@ class Checkpointing(Part):
     """How many complete checkpoints to keep."""
 
 
-ReportTo = list[Literal["tensorboard", "wandb"]]
+def _installed(names: list[str]) -> list[str]:
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"{name} is not installed: pip install 'trivet[{name}]'")
+    return names
+
+
+ReportTo = Annotated[list[Literal["tensorboard", "wandb"]], AfterValidator(_installed)]
 C = TypeVar("C", bound=BaseModel)
 
 
@@ -100,20 +110,22 @@ def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], i
     """A YAML mapping, and the line on which each of its keys stands: {("kl", "coef"): 7, …}."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise TrivetError("no such file", file=path, mend="check the path of the YAML file") from None
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
-        raise TrivetError(f"cannot be read as text: {error}", file=path, mend="give a YAML file") from None
+    except UnicodeDecodeError:
+        raise TrivetError("this is not UTF-8 text", file=path, mend="save it as UTF-8") from None
+    except OSError as error:
+        raise TrivetError(f"cannot be read: {error.strerror}", file=path, mend="give a YAML file") from None
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
+        problem = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "problem", None) or error
         raise TrivetError(
-            f"broken YAML: {getattr(error, 'problem', error)}",
-            file=path, line=mark.line + 1 if mark else None,
-            mend="check indentation (spaces, no tabs), colons and quotes near this line",
+            f"broken YAML: {problem}", file=path, line=mark.line + 1 if mark else None,
+            mend="check indentation (spaces, no tabs), colons and quotes" + (" near this line" if mark else ""),
         ) from None
     if value is None:
         return {}, {}
@@ -124,18 +136,24 @@ def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], i
         )
     lines: dict[tuple[Any, ...], int] = {}
 
-    def walk(node: yaml.Node, place: tuple[Any, ...]) -> None:
+    def walk(node: yaml.Node, place: tuple[Any, ...], above: tuple[yaml.Node, ...]) -> None:
+        if node in above:
+            raise TrivetError("this holds itself", file=path, line=lines[place], mend="write it out without the alias")
         if isinstance(node, yaml.MappingNode):
             for key, child in node.value:
-                lines[(*place, key.value)] = key.start_mark.line + 1
-                walk(child, (*place, key.value))
+                line, inner = key.start_mark.line + 1, (*place, key.value)
+                if inner in lines and key.value != "<<":
+                    raise TrivetError(f"{key.value!r} stands here for the second time, first on line {lines[inner]}",
+                                      file=path, line=line, mend="keep one of the two")
+                lines[inner] = line
+                walk(child, inner, (*above, node))
         elif isinstance(node, yaml.SequenceNode):
             for index, child in enumerate(node.value):
                 lines[(*place, index)] = child.start_mark.line + 1
-                walk(child, (*place, index))
+                walk(child, (*place, index), (*above, node))
 
     if root is not None:
-        walk(root, ())
+        walk(root, (), ())
     return value, lines
 
 
@@ -151,11 +169,11 @@ def config_error(
     lines: dict[tuple[Any, ...], int] | None = None,
     prefix: tuple[Any, ...] = (),
     command: str | None = None,
-    skip_missing: bool = False,
+    skip: Collection[str] = (),
 ) -> TrivetError | None:
-    """The first fault of a configuration as an error a person can mend."""
+    """The first fault of a configuration as an error a person can mend. skip: types of faults to pass over."""
     for fault in error.errors():
-        if skip_missing and fault["type"] == "missing":
+        if fault["type"] in skip:
             continue
         # pydantic adds the branch of a union to the place; it is no part of the field's name
         place = tuple(p for p in fault["loc"] if isinstance(p, int) or str(p).isidentifier())

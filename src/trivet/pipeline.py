@@ -24,8 +24,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from trivet import ledger
-from trivet.artifacts import write_json
+from trivet import __version__, ledger
+from trivet.artifacts import atomic_write, write_json
 from trivet.config import StageConfig, fingerprint, load_yaml, validate
 from trivet.errors import TrivetError
 from trivet.runs import Summary, finished, input_hashes, recorded_fingerprint
@@ -213,6 +213,9 @@ def run_recipe(options: RecipeOptions) -> dict[str, Any]:
         before.append(step.name)
         for path in _code_paths(config):
             print(f"step {step.name} runs code: {path}")
+    with atomic_write(out / "recipe.yaml") as kept:
+        kept.write(f"# {file}, as run by trivet {__version__}{' --quick' if options.quick else ''}\n")
+        yaml.safe_dump(recipe.model_dump(by_alias=True), kept, sort_keys=False, allow_unicode=True)
     summaries: dict[str, Summary] = {}
     before = []
     for number, step in enumerate(recipe.steps, 1):
@@ -250,7 +253,7 @@ def _code_paths(config: StageConfig) -> list[str]:
 
 def run_figures(summaries: dict[str, Summary], out: Path) -> dict[str, Any]:
     """The figures a run is judged by, out of its steps' summaries; `seconds` and `steps` by step."""
-    figures: dict[str, Any] = {"schema_version": 1}
+    figures: dict[str, Any] = {"schema_version": 1, "trivet": __version__}
     by_stage: dict[str, list[dict[str, Any]]] = {}
     for summary in summaries.values():
         by_stage.setdefault(summary.stage, []).append(summary.model_dump(mode="json"))

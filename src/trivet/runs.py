@@ -168,7 +168,7 @@ def execute(
         run = Run(folder)
         with atomic_write(folder / "config.yaml") as file:
             file.write(f"# trivet {stage}, as resolved\n{dump_yaml(config)}")
-        state = {"stage": stage, "fingerprint": mark, "seconds": 0.0, "attempts": 0}
+        state: dict[str, Any] = {"stage": stage, "fingerprint": mark, "seconds": 0.0, "attempts": 0}
         if (folder / ".state.json").exists():
             state = read_json(folder / ".state.json")
         earlier, attempts = float(state["seconds"]), int(state["attempts"]) + 1
@@ -192,14 +192,15 @@ def _make_room(folder: Path, stage: str, config: StageConfig, mark: str) -> None
     """Check that the folder is empty or holds this very run; clear it when told to."""
     state_file = folder / ".state.json"
     others = [p for p in folder.iterdir() if p.name != ".lock"]
-    if not others:
+    # a start that failed at once (a missing file, say) leaves these two and must not block the mended command
+    if {p.name for p in others} <= {"config.yaml", ".state.json"}:
+        for path in others:
+            path.unlink()
         return
     if not state_file.exists():
-        if not {p.name for p in others} <= {"config.yaml"}:
-            raise TrivetError(
-                "this folder is not empty and holds no run of Trivet", file=folder,
-                mend="choose another folder with --out (it is never cleared, not with --overwrite either)")
-        return
+        raise TrivetError(
+            "this folder is not empty and holds no run of Trivet", file=folder,
+            mend="choose another folder with --out (it is never cleared, not with --overwrite either)")
     state = read_json(state_file)
     if config.overwrite:
         for path in others:

@@ -86,7 +86,8 @@ def test_preference_forms_give_one_pair(row):
 
 def test_implicit_prompt_of_several_turns_with_a_system_message():
     system = [{"role": "system", "content": "Be brief."}]
-    pair = preference_pair({"chosen": system + turns("a", "b", "c", "d"), "rejected": system + turns("a", "b", "c", "e")})
+    pair = preference_pair({"chosen": system + turns("a", "b", "c", "d"),
+                            "rejected": system + turns("a", "b", "c", "e")})
     assert [m.role for m in pair.prompt] == ["system", "user", "assistant", "user"]
 
 
@@ -123,7 +124,8 @@ def test_parquet(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     import pyarrow
 
-    rows = [{"prompt": turns("Q?"), "chosen": turns("Q?", "yes")[1:], "rejected": turns("Q?", "no")[1:], "margin": None}]
+    rows = [{"prompt": turns("Q?"), "chosen": turns("Q?", "yes")[1:], "rejected": turns("Q?", "no")[1:],
+             "margin": None}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "p.parquet")
     assert read_preferences(tmp_path / "p.parquet").pairs[0].chosen == "yes"
 

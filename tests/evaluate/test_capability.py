@@ -184,7 +184,7 @@ def test_a_random_model_is_refused_and_force_goes_on(tmp_path, prompt_file, any_
 
 def test_a_prompt_without_room(tmp_path, jsonl, tiny_model_folder):
     prompts = jsonl("long.jsonl", [{"id": "long", "prompt": "too long " * 400}])
-    with pytest.raises(TrivetError, match="'long' has .* tokens"):
+    with pytest.raises(TrivetError, match=r"'long' has \d+ tokens"):
         go(config(tmp_path, prompts, tiny_model_folder))
 
 
@@ -201,7 +201,7 @@ def test_the_embedded_model_passes():
     source = resolve(defaults.model)
     tokenizer, model = load_tokenizer(source), load_causal_lm(source, torch.float32, "cpu")
     engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer))
-    for seed in range(3):
+    for seed in range(2):
         prompts = draw_prompts(read_rows(defaults.prompts, Prompt), defaults.count, seed)
         found = assess(engine, tokenizer, prompts, defaults.sampling, seed, defaults.max_fail,
                        context=context_length(model))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trivet.data.chat import ensure_template, prompt_ids, stop_token_ids
 from trivet.artifacts import Message
+from trivet.data.chat import ensure_template, prompt_ids, stop_token_ids
 from trivet.errors import TrivetError
 from trivet.generate.config import Sampling
 from trivet.generate.torch_engine import TorchEngine, draw, left_padded, positions, sampling_logps

@@ -28,10 +28,10 @@ USER = [Message(role="user", content="Is the moon made of cheese?")]
 ANSWERS = ["No.", "Yes, it is made of cheese, and of rock too.", "It is made of rock and dust."]
 
 
-def trained_like(folder, adapters=LoRA(r=4, alpha=8)):
+def trained_like(folder, adapters=None):
     """A reward model whose adapter and head are not zero any more."""
     source = resolve(str(folder))
-    model, tokenizer = trainable_reward_model(source, torch.float32, "cpu", adapters)
+    model, tokenizer = trainable_reward_model(source, torch.float32, "cpu", adapters or LoRA(r=4, alpha=8))
     torch.manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():

@@ -98,7 +98,8 @@ def test_gibberish_is_a_share():
 
 
 def test_word_salad_of_a_large_vocabulary():
-    stems = ["pesto", "harbour", "solvent", "mission", "reptile", "analysis", "cathedral", "pronoun", "granite", "lantern"]
+    stems = ["pesto", "harbour", "solvent", "mission", "reptile", "analysis", "cathedral", "pronoun", "granite",
+             "lantern"]
     ends = ["ization", "esque", "like", "ful", "ology"]
     drawn = random.Random(0).sample([a + b for a in stems for b in ends], 40)
     assert word_salad(" ".join(drawn))

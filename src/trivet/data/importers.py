@@ -22,10 +22,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from trivet.artifacts import Message, Preference, Ranking, _parquet_rows, json_lines, row_error, text_id
+from trivet.artifacts import Message, Preference, Ranking, json_lines, parquet_rows, row_error, text_id
 from trivet.errors import TrivetError
 
-FORMATS = ("ranked", "hh", "preference")
 _TURN = re.compile(r"(?:\A\s*|\n[ \t]*\n)(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 _MESSAGES = TypeAdapter(list[Message])
@@ -310,7 +309,7 @@ def _add_pair(pair: Preference, named: bool, lines: dict[str, int], line: int, k
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    return _parquet_rows(path) if path.suffix == ".parquet" else json_lines(path)
+    return parquet_rows(path) if path.suffix == ".parquet" else json_lines(path)
 
 
 def _located(error: TrivetError, file: Path, line: int | None) -> TrivetError:

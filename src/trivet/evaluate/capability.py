@@ -158,9 +158,9 @@ def _greedy(engine: Engine, tokenizer: Any, prompts: Sequence[Prompt], ids: Sequ
 def _evidence(prompt: Prompt, generated: Generated, tokenizer: Any, stop_test: bool = False) -> Evidence:
     """An answer that nothing was said of yet."""
     return Evidence(
-        id=prompt.id, prompt=prompt.messages[-1].content, ended=generated.ended, stop_test=stop_test,
+        id=f"{prompt.id}/stop" if stop_test else prompt.id, prompt=prompt.messages[-1].content,
         answer=tokenizer.decode(list(generated.token_ids), skip_special_tokens=True).strip(),
-        tokens=len(generated.token_ids))
+        ended=generated.ended, tokens=len(generated.token_ids), stop_test=stop_test)
 
 
 # --- the verdict --------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from pydantic import Field
 from trivet.config import EMBEDDED, Device, StageConfig
 from trivet.generate.config import Sampling
 
+MAX_FAIL = 0.34  # largest share of answers that may fail; `sft` and `ppo` ask with it, too
+
 
 class CheckConfig(StageConfig):
     """Can this model answer such prompts at all? Refused if not, with its answers as evidence."""
@@ -27,7 +29,7 @@ class CheckConfig(StageConfig):
     """How many of the prompts it has to answer, drawn by the seed."""
     sampling: Sampling = Sampling(temperature=0.7, max_new_tokens=64)
     """How answers are drawn."""
-    max_fail: float = Field(0.34, ge=0, le=1)
+    max_fail: float = Field(MAX_FAIL, ge=0, le=1)
     """Largest share of the answers that may fail (empty, looping, gibberish, off-language)."""
     force: bool = False
     """Go on with a model that fails; the verdict is written down all the same."""

@@ -89,7 +89,7 @@ def load_function(spec: str) -> Callable[..., Any]:
                           mend="give package.module:function, importable from here") from None
     if not callable(found):
         raise TrivetError(f"{spec!r} is no function", field="reward", mend="name a function")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @dataclass

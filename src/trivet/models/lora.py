@@ -57,7 +57,8 @@ def lora_config(model: Any, config: LoRA, task: str) -> Any:
     if config.last_layers is not None and config.last_layers < layers:
         chosen = list(range(layers - config.last_layers, layers))
     return LoraConfig(
-        r=config.r, lora_alpha=config.alpha, lora_dropout=0.0, bias="none", task_type=task,
+        r=config.r, lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft scales by alpha / r, fractions too
+        lora_dropout=0.0, bias="none", task_type=task,
         target_modules=target_names(model, config.targets), layers_to_transform=chosen,
         fan_in_fan_out=type(model).__name__.startswith("GPT2"),
     )
@@ -114,7 +115,7 @@ def load_into(model: Any, folder: Path, name: str) -> None:
     config.task_type, config.modules_to_save = TaskType.CAUSAL_LM, None
     model.add_adapter(name, config)
     tensors = {k: v for k, v in adapter_tensors(folder).items() if "lora_" in k}
-    missing = set_peft_model_state_dict(model, tensors, adapter_name=name)
+    missing: Any = set_peft_model_state_dict(model, tensors, adapter_name=name)
     lost = [k for k in missing.missing_keys if f".{name}." in k]
     if lost or missing.unexpected_keys:
         raise TrivetError(

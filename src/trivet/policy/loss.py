@@ -149,10 +149,10 @@ def kl_loss(
     return kl_estimate(logps, ref_logps, estimator).sum() / denominator
 
 
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    """float32 log-softmax of logits / temperature; the division, too, is in float32."""
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    """logits / temperature in float32."""
     _require_positive(temperature=temperature)
-    return torch.log_softmax(logits.float() / temperature, dim=-1)
+    return logits.float() / temperature
 
 
 def logps_from_logits(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
@@ -164,7 +164,9 @@ def logps_from_logits(logits: Tensor, tokens: Tensor, temperature: float) -> Ten
     """
     if logits.shape[:-1] != tokens.shape:
         raise ValueError(f"tokens {list(tokens.shape)} do not fit logits {list(logits.shape)}")
-    return _log_softmax(logits, temperature).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    scaled = _scaled(logits, temperature)
+    # not a log-softmax of the whole vocabulary: only the sampled tokens' entries are wanted
+    return scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - scaled.logsumexp(dim=-1)
 
 
 def entropy_from_logits(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -173,7 +175,7 @@ def entropy_from_logits(logits: Tensor, temperature: float = 1.0) -> Tensor:
     Entries of the vocabulary excluded by a logit of -inf add nothing. Raises ValueError if the temperature
     is not positive.
     """
-    logps = _log_softmax(logits, temperature)
+    logps = torch.log_softmax(_scaled(logits, temperature), dim=-1)
     probabilities = logps.exp()
     # p log p tends to 0 with p, but 0 * -inf is nan, in the value and in the gradient.
     return -(probabilities * logps.masked_fill(logps == -torch.inf, 0.0)).sum(dim=-1)

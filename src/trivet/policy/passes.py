@@ -27,9 +27,10 @@ class TokenPass:
 
 
 def response_pass(model: Any, micro: MicroBatch, temperature: float, *, value_head: torch.nn.Module | None = None,
-                  entropy: bool = False) -> TokenPass:
+                  entropy: bool = False, entropy_gradient: bool = False) -> TokenPass:
     """Log-probabilities of the response tokens, and with a `value_head` the value of each state before them.
 
+    entropy: also the entropy of each distribution; with a gradient only where the loss has a use for it.
     The head reads what the output layer reads: the hidden states of the positions that predict the response.
     """
     seen: list[torch.Tensor] = []
@@ -42,15 +43,18 @@ def response_pass(model: Any, micro: MicroBatch, temperature: float, *, value_he
     values = None
     if value_head is not None:
         values = value_head(seen[0][:, -micro.width - 1 : -1].float()).squeeze(-1)
-    return TokenPass(logps_from_logits(logits, micro.tokens, temperature), values,
-                     entropy_from_logits(logits, temperature) if entropy else None)
+    spread = None
+    if entropy:
+        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+            spread = entropy_from_logits(logits, temperature)
+    return TokenPass(logps_from_logits(logits, micro.tokens, temperature), values, spread)
 
 
 def value_pass(model: Any, micro: MicroBatch, value_head: torch.nn.Module) -> torch.Tensor:
     """Values [b, r] by a critic with weights of its own: no logits are made."""
     hidden = backbone(model)(input_ids=micro.ids, attention_mask=micro.mask, position_ids=micro.position_ids,
                              use_cache=False).last_hidden_state
-    return value_head(hidden[:, -micro.width - 1 : -1].float()).squeeze(-1)  # type: ignore[no-any-return]
+    return value_head(hidden[:, -micro.width - 1 : -1].float()).squeeze(-1)
 
 
 @dataclass
@@ -65,14 +69,15 @@ class Evaluated:
 
 
 def evaluate_tokens(roles: Roles, micros: Sequence[MicroBatch], temperature: float, shape: tuple[int, int], *,
-                    keep_graph: bool) -> Evaluated:
+                    keep_graph: bool, entropy_gradient: bool = False) -> Evaluated:
     """One pass of each role under the update's own micro-batch layout, so that the first ratio is 1 (detail 4)."""
     logps, ref_logps, values = (torch.zeros(shape) for _ in range(3))
     live: TokenPass | None = None
     head = None if roles.has_critic else roles.value_head
     for micro in micros:
         with torch.set_grad_enabled(keep_graph), roles.model("policy") as model:
-            found = response_pass(model, micro, temperature, value_head=head, entropy=keep_graph)
+            found = response_pass(model, micro, temperature, value_head=head, entropy=keep_graph,
+                                  entropy_gradient=entropy_gradient)
         if keep_graph:
             live = found
         with torch.no_grad():

@@ -19,7 +19,9 @@ from typing import Any
 import torch
 
 from trivet.artifacts import RolloutRow, write_rows
+from trivet.data.chat import context_length
 from trivet.evaluate.capability import assess, refuse
+from trivet.evaluate.config import MAX_FAIL
 from trivet.generate.sample import text_of
 from trivet.judge.rewards import call
 from trivet.policy import state as states
@@ -117,7 +119,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
             say(f"held-out reward {first.reward:+.3f} before")
         while True:
             began = time.monotonic()
-            reason = first_met(_after(config), _stop_state(state, None)) if state.step else None
+            reason: str | None = first_met(_after(config), _stop_state(state, None)) if state.step else None
             if reason is None:
                 state, reason = _step(setup, optimizer, state, config, run, trackers, say)
             if reason is not None:
@@ -167,8 +169,8 @@ def _step(
     micros = [m for minibatch in minibatches for m in minibatch]
     mask = rollout.mask
     with phase("evaluate"):
-        old = evaluate_tokens(setup.roles, micros, config.sampling.temperature, tuple(mask.shape),
-                              keep_graph=len(micros) == 1)
+        old = evaluate_tokens(setup.roles, micros, config.sampling.temperature, (mask.shape[0], mask.shape[1]),
+                              keep_graph=len(micros) == 1, entropy_gradient=config.entropy_coef > 0)
     kl = sequence_kl(old.logps, old.ref_logps, mask)
     reason = first_met(_before(config), _stop_state(state, float(kl.mean())))
     if reason is not None:
@@ -211,7 +213,8 @@ def _first_scale(setup: Setup, config: PPOConfig) -> RewardScale:
 
 def _check(setup: Setup, config: PPOConfig) -> None:
     with setup.roles.model("reference") as model:
-        found = assess(setup.engine(model), setup.tokenizer, setup.train[:12], setup.sampling, config.seed)
+        found = assess(setup.engine(model), setup.tokenizer, setup.train[:12], setup.sampling, config.seed, MAX_FAIL,
+                       context=context_length(model))
     if not config.force:
         refuse(found)
 

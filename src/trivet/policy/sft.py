@@ -13,6 +13,7 @@ from trivet.data.chat import context_length, ensure_template, stop_token_ids
 from trivet.data.supervised import Example, pack_rows, read_conversations, tokenize
 from trivet.errors import TrivetError
 from trivet.evaluate.capability import assess, refuse
+from trivet.evaluate.config import MAX_FAIL
 from trivet.generate.config import Sampling
 from trivet.generate.torch_engine import TorchEngine
 from trivet.models import lora
@@ -136,6 +137,7 @@ def _check(model: Any, tokenizer: Any, conversations: list[list[Message]], confi
     prompts = [Prompt(id=f"row {i}", messages=m[: max(k for k, x in enumerate(m) if x.role == "assistant")])
                for i, m in enumerate(conversations[:12])]
     engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer))
-    assessment = assess(engine, tokenizer, prompts, Sampling(temperature=0.7, max_new_tokens=48), config.seed)
+    assessment = assess(engine, tokenizer, prompts, Sampling(temperature=0.7, max_new_tokens=48), config.seed, MAX_FAIL,
+                        context=context_length(model))
     if not config.force:
         refuse(assessment)

@@ -101,7 +101,8 @@ def _minibatch(
 
         head = None if roles.has_critic else roles.value_head
         with roles.model("policy") as model:
-            found = live or response_pass(model, micro, config.sampling.temperature, value_head=head, entropy=True)
+            found = live or response_pass(model, micro, config.sampling.temperature, value_head=head, entropy=True,
+                                          entropy_gradient=config.entropy_coef > 0)
             loss, stats = policy_loss(found.logps, part(old.logps), part(advantages), micro.response_mask,
                                       config.clip, denominator)
             assert found.entropy is not None

@@ -62,7 +62,9 @@ def write_report(config: ReportConfig) -> Path:
 
 def context(run: RunFolder) -> dict[str, Any]:
     """What the template shows."""
-    ppo = next(iter(run.of("ppo")[::-1]), None)
+    # the headline is about the last policy that has been compared with its reference
+    policies = run.of("ppo")[::-1]
+    ppo = next((s for s in policies if read.ppo_figures(s)), policies[0] if policies else None)
     figures = read.ppo_figures(ppo) if ppo else {}
     judges = read.judges(run, ppo)
     return {
@@ -132,14 +134,19 @@ def unit(ppo: StageRun) -> str:
 def lead(run: RunFolder, ppo: StageRun | None, figures: Mapping[str, Any]) -> Finding:
     """Did it get better? In one or two sentences."""
     if ppo is None or not figures.get("reward_gain"):
-        done = [s for s in run.stages if s.summary is not None]
-        text = f"{len(done)} of {len(run.stages)} stages finished." if run.unfinished else "All stages finished."
-        return Finding("", "", f"{text} No policy has been evaluated in this run, so it says nothing yet about "
-                       "whether a model got better.", "caution" if run.unfinished else "plain")
+        rewards = [s for s in run.of("reward") if s.summary and s.summary.get("accuracy")]
+        if ppo is None and not run.unfinished and rewards:
+            found = _accuracy(rewards[0], "")
+            return Finding("", "", f"The reward model: {found.text[0].lower()}{found.text[1:]}", found.tone)
+        done = len(run.stages) - len(run.unfinished)
+        text = f"{done} of {len(run.stages)} stages finished." if not run.single else \
+            "This stage is not finished." if run.unfinished else "This stage is finished."
+        return Finding("", "", f"{text} No policy has been compared with its reference here, so nothing can be said "
+                       "yet of whether a model got better.", "caution" if run.unfinished else "plain")
     gain, second = figures["reward_gain"], figures.get("second_reward_gain")
     way, other = direction(gain), direction(second)
     size = f"{number(abs(gain['value']))} {unit(ppo)} ({span(gain)})"
-    text = "" if ppo.summary is not None else f"So far, after {figures['steps']} steps: "
+    text = "" if ppo.summary is not None else f"So far, after {figures['steps']} steps. "
     text += {
         "up": f"Held-out reward rose by {size}.", "down": f"It got worse: held-out reward fell by {size}.",
         "none": f"No clear change: held-out reward moved by {number(gain['value'], sign=True)} {unit(ppo)} "
@@ -241,8 +248,8 @@ def _length(ppo: StageRun, figures: Mapping[str, Any], judges: list[tuple[StageR
     moved = {"up": "Answers got longer", "down": "Answers got shorter",
              "none": "No clear change in length (the interval includes zero)", "unknown": "Change in length"}[way]
     text, tone = f"{moved}: {number(gain['value'], 1, sign=True)} tokens ({span(gain, 1)}). ", "plain"
-    answers = read.evaluation_steps(ppo)
-    if answers and (last := answers[max(answers)]):
+    if ppo.answers:
+        last = ppo.answers[max(ppo.answers)]
         share, limit = read.mean(last, "ended"), ppo.setting("sampling", "max_new_tokens")
         text += f"{percent(share)} ended by themselves"
         text += f", the rest were cut off at {limit} tokens. " if limit and share < 1 else ". "
@@ -294,7 +301,7 @@ def _ends(points: list[tuple[float, float]], digits: int = 2) -> str:
 
 
 def _ppo_section(stage: StageRun) -> dict[str, Any]:
-    answers, rows, name, words = read.evaluation_steps(stage), stage.metrics, stage.name, unit(stage)
+    answers, rows, name, words = stage.answers, stage.metrics, stage.name, unit(stage)
     rewards = [(s, i) for s, a in answers.items() if (i := read.mean_interval(a, "score"))]
     seconds = [(s, i) for s, a in answers.items() if (i := read.mean_interval(a, "second"))]
     lengths = [(s, i) for s, a in answers.items() if (i := read.mean_interval(a, "tokens"))]
@@ -387,7 +394,7 @@ def _reward_section(run: RunFolder, stage: StageRun, role: str) -> dict[str, Any
 
 def _answers(ppo: StageRun) -> dict[str, Any] | None:
     """Answers before and after, side by side: some spread over the ranking by gain, the rest folded."""
-    found = read.evaluation_steps(ppo)
+    found = ppo.answers
     last = max(found, default=0)
     both = read.side_by_side(found[0], found[last]) if last and 0 in found else []
     if not both:
@@ -400,7 +407,7 @@ def _answers(ppo: StageRun) -> dict[str, Any] | None:
         "plot": plots.draw(
             f"{ppo.name}-gains", "Gain by prompt", plots.gains([p["gain"] for p in both], chosen, unit(ppo)),
             f"Bar chart of the gain of {len(both)} prompts in falling order, from {number(both[0]['gain'])} to "
-            f"{number(both[-1]['gain'])}."),
+            f"{number(both[-1]['gain'])}.", "One bar a prompt, by these two answers; in colour: those shown below."),
         "rose": sum(p["gain"] > 0 for p in both), "fell": sum(p["gain"] < 0 for p in both),
     }
 

@@ -27,8 +27,8 @@ INK, GRID, FAINT, FIRST, SECOND, THIRD, WARN = (
     "#a1b2c0", "#a1b2c1", "#a1b2c2", "#a1b2c3", "#a1b2c4", "#a1b2c5", "#a1b2c6")
 _VARIABLES = {INK: "--ink", GRID: "--grid", FAINT: "--faint", FIRST: "--first", SECOND: "--second", THIRD: "--third",
               WARN: "--caution"}
-_SCATTER = 400  # dots of a cloud at most
-WIDE, SMALL = (5.2, 3.1), (2.15, 1.55)
+_LINE, _SCATTER = 150, 400  # points of a line, dots of a cloud, at most
+WIDE, SMALL = (4.7, 3.0), (2.15, 1.55)
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,16 @@ def _dots(axes: Axes, points: Points, colour: str, label: str, *, line: bool = T
                   elinewidth=1.1, linestyle="-" if line else "none", linewidth=1.2, label=label)
 
 
+def _means(points: Sequence[tuple[float, ...]]) -> tuple[list[tuple[float, ...]], str]:
+    """Points of a long run as means of consecutive ones, so that a line stays a line; and words for its label."""
+    width = math.ceil(len(points) / _LINE)
+    if width < 2:
+        return list(points), "rollouts"
+    parts = [points[i : i + width] for i in range(0, len(points), width)]
+    return [tuple(math.fsum(c) / len(part) for c in zip(*part, strict=True)) for part in parts], \
+        f"rollouts, mean of {width}"
+
+
 def _bars(intervals: Sequence[Interval]) -> list[list[float]]:
     """Distances down and up, for error bars; none where an interval is not known."""
     down = [max(0.0, i["value"] - i["low"]) if i.get("low") is not None else 0.0 for i in intervals]
@@ -146,11 +156,12 @@ def reward_by_step(training: Sequence[tuple[float, float]], heldout: Points, sec
         figure, axes = _figure()
         axes.axhline(0, color=FAINT, linewidth=0.8)
         if training:
-            axes.plot(*zip(*training, strict=True), color=FAINT, label="training rollouts")
+            points, label = _means(training)
+            axes.plot(*zip(*points, strict=True), color=FAINT, label=label)
         _dots(axes, heldout, FIRST, "held-out prompts")
         # a little aside, so that the bars of the two do not hide each other
         aside = 0.008 * max((x for x, _ in (*training, *second)), default=0.0)
-        _dots(axes, [(x + aside, i) for x, i in second], SECOND, "held-out, second reward", marker="s")
+        _dots(axes, [(x + aside, i) for x, i in second], SECOND, "by the second reward", marker="s")
         axes.set_ylabel(f"reward ({unit})")
         _steps(axes)
         _legend(figure)
@@ -163,7 +174,8 @@ def kl_by_step(training: Sequence[tuple[float, float]], heldout: Sequence[tuple[
     with style():
         figure, axes = _figure()
         if training:
-            axes.plot(*zip(*training, strict=True), color=FAINT, label="training rollouts")
+            points, label = _means(training)
+            axes.plot(*zip(*points, strict=True), color=FAINT, label=label)
         if heldout:
             axes.plot(*zip(*heldout, strict=True), "o-", color=FIRST, markersize=4.5, label="held-out prompts")
         for level, words in ((budget, "budget"), (target, "controller's target")):
@@ -189,13 +201,13 @@ def reward_by_distance(rollouts: Sequence[tuple[float, float]], heldout: Sequenc
         cloud = rollouts[:: max(1, math.ceil(len(rollouts) / _SCATTER))]
         if cloud:
             axes.scatter([root(k) for k, _ in cloud], [s for _, s in cloud], s=9, color=FAINT, linewidths=0,
-                         label="training rollouts")
+                         label="rollouts")
         _dots(axes, [(root(k), i) for k, _, i in heldout], FIRST, "held-out prompts")
         aside = 0.008 * root(max((k for k, *_ in second), default=0.0))
-        _dots(axes, [(root(k) + aside, i) for k, _, i in second], SECOND, "held-out, second reward", marker="s")
+        _dots(axes, [(root(k) + aside, i) for k, _, i in second], SECOND, "by the second reward", marker="s")
         every = max(1, math.ceil(len(heldout) / 6))
         for place, (kl, step, interval) in enumerate(heldout):
-            if place % every == 0 or place == len(heldout) - 1:
+            if (len(heldout) - 1 - place) % every == 0:
                 axes.annotate(f"{step:g}", (root(kl), interval["value"]), xytext=(5, 5), textcoords="offset points",
                               fontsize=8)
         axes.set_xlabel("√KL (√nats)")
@@ -213,8 +225,9 @@ def length_by_step(training: Sequence[tuple[float, float, float]],
         figure = Figure(figsize=(WIDE[0], 3.6), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         if training:
-            steps, tokens, ended = zip(*training, strict=True)
-            above.plot(steps, tokens, color=FAINT, label="training rollouts")
+            points, label = _means(training)
+            steps, tokens, ended = zip(*points, strict=True)
+            above.plot(steps, tokens, color=FAINT, label=label)
             below.plot(steps, ended, color=FAINT)
         _dots(above, [(s, i) for s, i, _ in heldout], FIRST, "held-out prompts")
         if heldout:
@@ -234,7 +247,7 @@ def small_curve(points: Sequence[tuple[float, float]], colour: str = THIRD) -> F
 
     with style():
         figure, axes = _figure(SMALL)
-        axes.plot(*zip(*points, strict=True), color=colour)
+        axes.plot(*zip(*_means(points)[0], strict=True), color=colour)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
     return figure
@@ -249,7 +262,7 @@ def gains(values: Sequence[float], shown: Sequence[int], unit: str) -> Figure:
                  color=[FIRST if i in marked else FAINT for i in range(len(values))])
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.set_ylabel(f"gain ({unit})")
-        _steps(axes, "held-out prompts, from the largest gain to the largest loss; in colour: shown below")
+        _steps(axes, "held-out prompts")
     return figure
 
 
@@ -265,7 +278,7 @@ def accuracies(rows: Sequence[tuple[str, Interval, bool]]) -> Figure:
         axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel("share of held-out pairs decided rightly; dashed: chance")
+        axes.set_xlabel("held-out pairs decided rightly (dashed: chance)")
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
     return figure
 
@@ -332,7 +345,8 @@ def durations(rows: Sequence[tuple[str, float, bool]], label: str = "seconds") -
         places = range(len(rows))[::-1]
         bars = axes.barh(list(places), [s for _, s, _ in rows], height=0.62,
                          color=[FIRST if done else FAINT for _, _, done in rows])
-        axes.bar_label(bars, [f"{s:.3g}" if s < 100 else f"{s:,.0f}" for _, s, _ in rows], padding=3, fontsize=8.5)
+        axes.bar_label(bars, ["<0.01" if 0 < s < 0.01 else f"{s:.3g}" if s < 100 else f"{s:,.0f}"
+                              for _, s, _ in rows], padding=3, fontsize=8.5)
         axes.set_yticks(list(places), [n for n, _, _ in rows])
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.12)

@@ -9,6 +9,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,15 @@ class StageRun:
         path = self.folder / known["path"] if known else None
         return path if path is not None and path.exists() else None
 
+    @cached_property
+    def answers(self) -> dict[int, Rows]:
+        """The answers to the fixed prompts, by the step of the evaluation (of a ppo stage)."""
+        found: dict[int, Rows] = {}
+        for path in sorted((self.folder / "evaluations").glob("step-*.jsonl")):
+            if answers := rows(path, ANSWER):
+                found[int(answers[0]["step"])] = answers
+        return dict(sorted(found.items()))
+
     def progress(self) -> str:
         """How far an unfinished stage is, in words."""
         if not self.metrics:
@@ -100,10 +110,14 @@ class RunFolder:
         if not spec:
             return None
         path = Path(spec.rpartition("*")[2])
+        homes = {Path(str(s.setting("out"))).parent for s in self.stages if s.setting("out")}
         for stage in self.of("reward"):
             model = stage.artifact("reward")
-            # a run folder may have been moved since: the ends of both paths then still agree
-            if model is not None and (path.parts[-2:] == model.parts[-2:] or path.resolve() == model.resolve()):
+            if model is None:
+                continue
+            # after the run folder was moved its paths still agree among themselves
+            moved = path.parts[-2:] == model.parts[-2:] and path.parent.parent in homes
+            if moved or path.resolve() == model.resolve():
                 return stage
         return None
 
@@ -221,16 +235,6 @@ def same_reward(ppo: StageRun) -> bool:
 # --- the answers to the fixed prompts -------------------------------------------------------------------
 
 
-def evaluation_steps(stage: StageRun) -> dict[int, Rows]:
-    """The answers of each evaluation of a ppo stage, by step."""
-    found: dict[int, Rows] = {}
-    for path in sorted((stage.folder / "evaluations").glob("step-*.jsonl")):
-        answers = rows(path, ANSWER)
-        if answers:
-            found[int(answers[0]["step"])] = answers
-    return dict(sorted(found.items()))
-
-
 def prompt_of(row: dict[str, Any]) -> str:
     """The prompt's id of an answer: its own is `prompt/j`."""
     return str(row["id"]).rpartition("/")[0] or str(row["id"])
@@ -283,9 +287,8 @@ def ppo_figures(ppo: StageRun) -> dict[str, Any]:
     """The summary's figures; of an unfinished run those of its latest evaluation, if it is not the first."""
     if ppo.summary is not None:
         return ppo.summary
-    answers = evaluation_steps(ppo)
-    last = max(answers, default=0)
-    return compare(answers[0], answers[last]) | {"steps": last} if last and 0 in answers else {}
+    last = max(ppo.answers, default=0)
+    return compare(ppo.answers[0], ppo.answers[last]) | {"steps": last} if last and 0 in ppo.answers else {}
 
 
 def side_by_side(before: Rows, after: Rows) -> Rows:

@@ -11,8 +11,11 @@ from trivet.runs import Summary
 def figure(value: Any) -> str:
     """A figure for people: `0.67 [0.62, 0.71]` for an interval, a few digits for a number."""
     if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
-        return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" + (
-            f"  n={value['n']}" if "n" in value else "")
+        low, high = value["low"], value["high"]
+        if value["value"] is None:
+            return f"not known  n={value.get('n')}"
+        bounds = "no interval from one prompt" if low is None or high is None else f"{low:.3f}, {high:.3f}"
+        return f"{value['value']:.3f} [{bounds}]" + (f"  n={value['n']}" if "n" in value else "")
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -29,7 +32,7 @@ def print_summary(summary: Summary, out: Path) -> None:
     hidden = {"schema_version", "fingerprint", "artifacts", "stage", "seconds"}
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in summary.model_dump(mode="json", exclude=hidden).items():
-        if isinstance(value, list) or (isinstance(value, dict) and "value" not in value):
+        if value is None or isinstance(value, list) or (isinstance(value, dict) and "value" not in value):
             continue  # lists and nested tables are for the report
         table.add_row(key.replace("_", " "), figure(value))
     console.print(f"[bold]{summary.stage}[/bold] done in {summary.seconds:.1f} s")

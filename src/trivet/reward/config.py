@@ -25,8 +25,8 @@ class CalibrationConfig(Part):
 
     completions: Path | None = None
     """Answers already sampled from the base model (`trivet sample`). Default: sample some now."""
-    prompts: int = Field(48, ge=2)
-    """How many prompts to sample for, where no completions are given; one answer each."""
+    answers: int = Field(64, ge=2)
+    """How many of them at most, from as many prompts as there are."""
     sampling: Sampling = Sampling(temperature=0.7, max_new_tokens=64)
     """How they are drawn; should be the sampling that `ppo` will use."""
 

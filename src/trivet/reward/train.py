@@ -239,11 +239,14 @@ def _calibrate(
                 f"these answers are of {', '.join(map(str, sorted(models, key=str)))}, not of the reference "
                 f"{config.model}", file=settings.completions, field="calibration.completions",
                 mend="sample from the reference (`trivet sample`), or leave the setting out")
-        dialogues = [(r.messages, c.text) for r in rows for c in r.completions]
+        # round by round: the first answer of every prompt, then the second …
+        rounds = max(len(r.completions) for r in rows)
+        dialogues = [(r.messages, r.completions[k].text) for k in range(rounds) for r in rows
+                     if k < len(r.completions)][: settings.answers]
         sampling: dict[str, Any] | None = rows[0].completions[0].sampling
     else:
         prompts = {r.prompt_id: r.prompt for r in train}
-        chosen = sorted(prompts)[:: max(1, len(prompts) // settings.prompts)][: settings.prompts]
+        chosen = sorted(prompts)[:: max(1, len(prompts) // settings.answers)][: settings.answers]
         tokenizer = load_tokenizer(source)
         tokenizer.chat_template = scorer.tokenizer.chat_template
         model = load_causal_lm(source, compute.trunk, compute.device)

@@ -1,7 +1,7 @@
 """What can be said of a text by rule: repetition, loops, gibberish, script. Pure functions of a str.
 
-All of it is crude, and made to be: a rule costs microseconds, needs no model and can be read. Lengths are in
-words as `words` counts them. Standard library only.
+All of it is crude, and made to be: a rule costs a fraction of a millisecond, needs no model and can be read.
+Lengths are in words as `words` counts them. Standard library only.
 
 Not covered: which language a text is in (only its script), grammar, and whether it makes sense.
 """
@@ -72,7 +72,7 @@ def repetition(text: str, n: int = 3) -> float:
 def compression_ratio(text: str) -> float:
     """Bytes of the UTF-8 text over bytes of it compressed (zlib): the higher, the more repetitive.
 
-    English prose of an answer's length has 1.2 to 2, Whisper takes 2.4 for the sign of a loop (Radford et
+    English prose of an answer's length has 1.2 to 2.2, Whisper takes 2.4 for the sign of a loop (Radford et
     al. 2022, 'Robust Speech Recognition via Large-Scale Weak Supervision', section 4.5). A short text has
     less than 1, an empty one 0: zlib has its own overhead.
     """

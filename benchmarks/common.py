@@ -1,0 +1,45 @@
+"""What every benchmark shares: its options, the machine it ran on, where its figures go."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from trivet.ledger import machine
+
+QUIET_LOAD = 0.3
+
+
+def options(about: str) -> argparse.Namespace:
+    """--quick and --json, the same for all."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--quick", action="store_true", help="small counts: to see that it works")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def report(name: str, figures: dict[str, Any], chosen: argparse.Namespace, *, load: float) -> None:
+    """Print the figures, and write them with machine, versions, command and date."""
+    versions = {p: importlib.metadata.version(p) for p in ("trivet", "torch", "transformers", "peft")}
+    whole = {
+        "benchmark": name, "figures": figures, "seed": chosen.seed, "quick": chosen.quick, "machine": machine(),
+        "load_before": round(load, 2), "quiet": load <= QUIET_LOAD, "versions": versions,
+        "command": "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    print(json.dumps(figures, indent=2))
+    if chosen.json:
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps(whole, indent=2) + "\n")
+
+
+def load_average() -> float:
+    """Load of the last minute, before the benchmark begins."""
+    return os.getloadavg()[0]

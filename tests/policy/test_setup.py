@@ -1,0 +1,106 @@
+"""Roles and rewards before the first step of PPO."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trivet.config import Device, LoRA
+from trivet.errors import TrivetError
+from trivet.judge.base import Sample
+from trivet.models import lora
+from trivet.models.reward_model import trainable_reward_model
+from trivet.models.source import resolve
+from trivet.policy.config import PPOConfig
+from trivet.policy.passes import value_pass
+from trivet.policy.rollout import micro_batch
+from trivet.policy.setup import prepare_models, split_prompts
+from trivet.training.device import prepare
+
+
+@pytest.fixture
+def reward_folder(tiny_model_folder, tmp_path):
+    """A reward model on the tiny trunk whose weights are not zero, with a calibration."""
+    import json
+
+    from trivet.models.source import weights_sha256
+
+    source = resolve(str(tiny_model_folder))
+    model, tokenizer = trainable_reward_model(source, torch.float32, "cpu", LoRA(r=4))
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p) * 0.2)
+    folder = tmp_path / "reward"
+    lora.save_adapter(model, "default", folder, source, {"role": "reward"})
+    tokenizer.save_pretrained(folder)
+    (folder / "calibration.json").write_text(json.dumps({
+        "mean": 0.5, "std": 2.0, "reference_scores": [-1.5, 2.5], "reference_sha256": weights_sha256(source.folder),
+        "sampling": {"temperature": 0.7}}))
+    return folder
+
+
+def setup(prompt_file, model, **changes):
+    config = PPOConfig(prompts=prompt_file, model=str(model), **changes)
+    return config, prepare_models(config, prepare(Device(threads=1)), lambda kind, n: None)
+
+
+def test_a_reward_on_the_same_trunk_shares_it(prompt_file, tiny_model_folder, reward_folder, capsys) -> None:
+    _, found = setup(prompt_file, tiny_model_folder, reward=[str(reward_folder)],
+                     evaluation={"reward": str(reward_folder)})
+    assert "shared by reference (adapters off), policy, reward" in capsys.readouterr().out
+    assert found.scale is not None and found.scale.source == "calibration"
+    samples = [Sample(p.id, tuple(p.messages), "yes", p.reference) for p in found.train]
+    model = found.reward.parts[0][1]
+    assert found.reward(samples) == pytest.approx([(r - 0.5) / 2 for r in model.raw(samples)])
+
+
+def test_shared_and_separate_roles_score_alike(prompt_file, tiny_model_folder, reward_folder) -> None:
+    scores = []
+    for tune in ("lora", "full"):
+        _, found = setup(prompt_file, tiny_model_folder, reward=[str(reward_folder)], tune=tune)
+        scores.append(found.reward([Sample(p.id, tuple(p.messages), "yes or no") for p in found.train]))
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_8_a_critic_from_the_reward_model_speaks_in_its_scale(prompt_file, tiny_model_folder, reward_folder) -> None:
+    """At an answer's last token the critic says what the normalised reward is."""
+    _, found = setup(prompt_file, tiny_model_folder, reward=[str(reward_folder)], critic="separate")
+    model = found.reward.parts[0][1]
+    prompt = found.train[0]
+    ids, answer = model.model.token_ids(prompt.messages, "yes or no")
+    # value_pass reads the state before each token: one more token, and the last state is the whole dialogue
+    from types import SimpleNamespace
+
+    rollout = SimpleNamespace(prompts=[ids], answers=[(*answer, 5)])
+    with torch.no_grad(), found.roles.model("critic") as critic:
+        values = value_pass(critic, micro_batch(rollout, [0], 0, "cpu"), found.roles.value_head)
+    expected = found.reward([Sample(prompt.id, tuple(prompt.messages), "yes or no")])[0]
+    assert values[0, -1].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_reward_of_another_tokenizer_is_loaded_apart(prompt_file, tiny_model_folder, make_tiny, tmp_path, capsys):
+    other = resolve(str(make_tiny(tmp_path / "gpt2", "gpt2", seed=5, chat=False)))
+    model, tokenizer = trainable_reward_model(other, torch.float32, "cpu", LoRA(r=2))
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.05)
+    lora.save_adapter(model, "default", tmp_path / "rm", other, {})
+    tokenizer.save_pretrained(tmp_path / "rm")
+    _, found = setup(prompt_file, tiny_model_folder, reward=[str(tmp_path / "rm")])
+    assert "loaded apart" in capsys.readouterr().out
+    assert len(found.reward([Sample("a", tuple(found.train[0].messages), "yes")])) == 1
+    assert found.scale is None, "no calibration: the first rollout fits the scale"
+
+
+def test_split_by_first_turn_and_no_overlap(prompt_file, jsonl) -> None:
+    train, heldout = split_prompts(PPOConfig(prompts=prompt_file, reward=["a:b"], evaluation={"share": 0.4}))
+    assert len(train) + len(heldout) == 12
+    assert train and heldout
+    with pytest.raises(TrivetError, match="among the evaluation prompts"):
+        split_prompts(PPOConfig(prompts=prompt_file, reward=["a:b"], evaluation={"prompts": prompt_file}))
+    few = jsonl("few.jsonl", [{"prompt": "one"}])
+    with pytest.raises(TrivetError, match="too few"):
+        split_prompts(PPOConfig(prompts=few, reward=["a:b"]))
