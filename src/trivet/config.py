@@ -71,7 +71,7 @@ class LoRA(Part):
 class Optimizer(Part):
     """AdamW."""
 
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(1e-4, gt=0, le=10)
     """Peak learning rate."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay."""
@@ -120,13 +120,18 @@ def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], i
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise TrivetError("broken YAML: nested too deeply", file=path, mend="check the brackets") from None
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        problem = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "problem", None) or error
         raise TrivetError(
-            f"broken YAML: {problem}", file=path, line=mark.line + 1 if mark else None,
+            f"broken YAML: {getattr(error, 'problem', None) or error}",
+            file=path, line=mark.line + 1 if mark else None,
             mend="check indentation (spaces, no tabs), colons and quotes" + (" near this line" if mark else ""),
         ) from None
+    except Exception as error:  # for a date that is none or a !!tag that does not fit, PyYAML raises anything
+        raise TrivetError(f"broken YAML: a value is not of its kind ({error})", file=path,
+                          mend="put dates and words with ! into quotes") from None
     if value is None:
         return {}, {}
     if not isinstance(value, dict):
@@ -155,6 +160,16 @@ def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], i
     if root is not None:
         walk(root, (), ())
     return value, lines
+
+
+def yaml_value(text: str) -> Any:
+    """A setting typed on the command line: what YAML reads in it, and where it reads nothing sound, the text itself."""
+    try:
+        value = yaml.safe_load(text)
+        json.dumps(value, default=str)  # refuses what holds itself
+    except Exception:  # PyYAML raises anything for a date or a !!tag that does not fit
+        return text
+    return value
 
 
 def dump_yaml(config: BaseModel) -> str:

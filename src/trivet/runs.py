@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,12 +21,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trivet import ledger
-from trivet.artifacts import atomic_write, read_json, sha256_path, write_error, write_json
+from trivet.artifacts import (
+    atomic_write,
+    library_error,
+    read_error,
+    read_json,
+    sha256_path,
+    write_error,
+    write_json,
+)
 from trivet.config import StageConfig, dump_yaml, fingerprint
 from trivet.errors import TrivetError
+
+MODEL_FILES = ("config.json", "adapter_config.json")
 
 
 class Artifact(BaseModel):
@@ -66,7 +77,14 @@ class Run:
         return self.folder.joinpath(*parts)
 
     def log(self, name: str, row: dict[str, Any]) -> None:
-        """Append a row to NAME.jsonl, flushed to the operating system: kill -9 does not lose it."""
+        """Append a row to NAME.jsonl, flushed to the operating system: kill -9 does not lose it.
+
+        Raises TrivetError for a figure that is not finite: training has burst.
+        """
+        for key, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise TrivetError(f"{key} is {value} at step {row.get('step')}", field="optimizer.lr",
+                                  mend="lower the learning rate, or use --device.precision float32")
         try:
             with self.path(f"{name}.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
@@ -115,23 +133,62 @@ def locked(folder: Path) -> Iterator[None]:
 
 def input_hashes(config: StageConfig) -> dict[str, str]:
     """The content hash of each input that is a path; names that are no path stand for themselves."""
-    hashes: dict[str, str] = {}
+    return {f"{field}.{index}": _input_hash(item, field) for field, index, item in _inputs(config)}
+
+
+def _inputs(config: StageConfig) -> Iterator[tuple[str, int, str | Path]]:
+    """(field, its place in a list, value) of each input that is given."""
     for field in config.input_fields:
         value: Any = config
         for part in field.split("."):
             value = getattr(value, part, None)
-        if value is None:
-            continue
-        for index, item in enumerate(value if isinstance(value, list) else [value]):
-            path = Path(str(item))
-            hashes[f"{field}.{index}"] = sha256_path(path) if path.exists() else str(item)
-    return hashes
+        if value is not None:
+            for index, item in enumerate(value if isinstance(value, list) else [value]):
+                yield field, index, item
+
+
+def _refuse_own_input(config: StageConfig) -> None:
+    """Raise TrivetError where an input stands in the folder that the stage may clear."""
+    home = config.out.resolve()
+    for field, _, item in _inputs(config):
+        if os.path.exists(item) and Path(item).resolve().is_relative_to(home):
+            raise TrivetError(f"this input stands in the run folder {config.out}, which the stage would fill or clear",
+                              file=item, field=field, mend="choose another folder with --out")
+
+
+def _input_hash(item: str | Path, field: str) -> str:
+    """The hash of one input. Raises TrivetError for a data file that can't be read: before anything is done."""
+    path = Path(item)
+    if os.path.isdir(path):
+        if isinstance(item, Path):
+            raise TrivetError("this is a folder, not a file", file=path, field=field,
+                              mend="give the path of the file in it")
+        # any other folder is no model, which the stage says: hashing a home folder would take hours
+        return sha256_path(path) if any((path / f).is_file() for f in MODEL_FILES) else str(item)
+    if not os.path.exists(path):
+        if isinstance(item, Path):
+            raise TrivetError("no such file", file=path, field=field,
+                              mend="check the path; it is taken relative to the current folder")
+        return str(item)
+    try:
+        return sha256_path(path)
+    except OSError as error:
+        raise read_error(error, path) from None
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """The summary of a finished stage, else None."""
+    """The summary of a finished stage, else None. Raises TrivetError for a damaged one."""
     path = folder / "summary.json"
-    return read_json(path) if path.is_file() else None
+    return _own_record(path) if path.is_file() else None
+
+
+def _own_record(path: Path, *needed: str) -> dict[str, Any]:
+    """A record that a run keeps of itself. Raises TrivetError that says how to get rid of a damaged one."""
+    try:
+        return read_json(path, *needed)
+    except TrivetError as error:
+        raise TrivetError(error.what, file=path, line=error.line, field=error.field,
+                          mend="this run's own record was damaged: do it anew with --overwrite") from None
 
 
 def intact(folder: Path, summary: dict[str, Any]) -> bool:
@@ -155,35 +212,52 @@ def execute(
     Raises TrivetError when the folder holds a run of another configuration and `overwrite` is off.
     """
     folder = config.out
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not folder.is_dir():
         raise TrivetError("a file stands where the run folder should be", file=folder,
                           mend="choose another folder with --out")
     with locked(folder):
         mark = fingerprint(stage, config, input_hashes(config))
+        _refuse_own_input(config)
         _make_room(folder, stage, config, mark)
         done = finished(folder)
         if done is not None and intact(folder, done):
             say(f"{stage}: finished before in {folder}, nothing to do (--overwrite does it again)")
-            return summary_type.model_validate(done)
+            try:
+                return summary_type.model_validate(done)
+            except ValidationError as error:
+                raise TrivetError(f"another version of Trivet wrote this: {error.errors()[0]['msg']}",
+                                  file=folder / "summary.json", field=".".join(map(str, error.errors()[0]["loc"])),
+                                  mend="do it anew with --overwrite") from None
+        (folder / "summary.json").unlink(missing_ok=True)  # what it tells of is no longer there
         run = Run(folder)
         with atomic_write(folder / "config.yaml") as file:
             file.write(f"# trivet {stage}, as resolved\n{dump_yaml(config)}")
         state: dict[str, Any] = {"stage": stage, "fingerprint": mark, "seconds": 0.0, "attempts": 0}
         if (folder / ".state.json").exists():
-            state = read_json(folder / ".state.json")
+            state = _own_record(folder / ".state.json", "seconds", "attempts")
         earlier, attempts = float(state["seconds"]), int(state["attempts"]) + 1
         write_json(folder / ".state.json", state | {"attempts": attempts})
         try:
             summary = work(config, run)
+        except Exception as error:
+            # each library has its own way of saying, for one, that the disk is full
+            known = library_error(error, folder)
+            if known is None:
+                raise
+            raise known from error
         finally:
-            # after an exception or Ctrl-C the time spent is still counted; kill -9 loses only this figure
+            # after an exception or Ctrl-C the time spent is still counted; kill -9 or a full disk loses this figure
             if folder.is_dir():
-                write_json(folder / ".state.json",
-                           state | {"attempts": attempts, "seconds": earlier + run.meter.seconds})
+                with contextlib.suppress(TrivetError):
+                    write_json(folder / ".state.json",
+                               state | {"attempts": attempts, "seconds": earlier + run.meter.seconds})
         entry = run.meter.entry(folder.name, stage, earlier=earlier, attempts=attempts)
         summary = summary.model_copy(update={
             "stage": stage, "fingerprint": mark, "seconds": entry.seconds, "artifacts": run.artifacts})
-        ledger.append(folder.parent / "ledger.jsonl", entry)
+        try:
+            ledger.append(folder.parent / "ledger.jsonl", entry)
+        except OSError as error:
+            raise write_error(error, folder.parent / "ledger.jsonl") from None
         write_json(folder / "summary.json", summary.model_dump(mode="json"))
         return summary
 
@@ -193,7 +267,7 @@ def _make_room(folder: Path, stage: str, config: StageConfig, mark: str) -> None
     state_file = folder / ".state.json"
     others = [p for p in folder.iterdir() if p.name != ".lock"]
     # a start that failed at once (a missing file, say) leaves these two and must not block the mended command
-    if {p.name for p in others} <= {"config.yaml", ".state.json"}:
+    if {p.name for p in others} <= {"config.yaml", ".state.json"} and (state_file in others or _is_ours(folder)):
         for path in others:
             path.unlink()
         return
@@ -201,23 +275,40 @@ def _make_room(folder: Path, stage: str, config: StageConfig, mark: str) -> None
         raise TrivetError(
             "this folder is not empty and holds no run of Trivet", file=folder,
             mend="choose another folder with --out (it is never cleared, not with --overwrite either)")
-    state = read_json(state_file)
+    try:
+        state = _own_record(state_file, "fingerprint", "stage")
+    except TrivetError:
+        if not config.overwrite:
+            raise
+        state = {"stage": stage}  # damaged, and to be cleared anyway
+    if state["stage"] != stage:
+        raise TrivetError(f"this folder holds a run of `{state['stage']}`, not of `{stage}`", file=folder,
+                          mend="choose another folder with --out (--overwrite clears only runs of its own stage)")
     if config.overwrite:
-        for path in others:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        try:
+            for path in others:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        except OSError as error:
+            raise write_error(error, folder) from None
         return
     if state["fingerprint"] != mark:
         raise TrivetError(
-            f"this folder holds a run of `{state['stage']}` with other settings or inputs"
-            f"{_difference(folder, config) if state['stage'] == stage else ''}", file=folder,
+            f"this folder holds a run of `{stage}` with other settings or inputs{_difference(folder, config)}",
+            file=folder,
             mend="choose another folder with --out, or do it anew with --overwrite")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the folder is empty but for a config.yaml that a stage wrote, not somebody else's."""
+    path = folder / "config.yaml"
+    return not path.exists() or path.read_bytes().startswith(b"# trivet ")
 
 
 def _difference(folder: Path, config: StageConfig) -> str:
     """The settings that differ from those in the folder's config.yaml, in words."""
     try:
         old = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):
         return ""
     new = config.model_dump(mode="json")
     skip = set(config.not_in_fingerprint)
@@ -229,4 +320,4 @@ def _difference(folder: Path, config: StageConfig) -> str:
 def recorded_fingerprint(folder: Path) -> str | None:
     """The fingerprint of the run that a folder holds, None where it holds none."""
     path = folder / ".state.json"
-    return str(read_json(path)["fingerprint"]) if path.is_file() else None
+    return str(_own_record(path, "fingerprint")["fingerprint"]) if path.is_file() else None

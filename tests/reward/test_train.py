@@ -109,3 +109,22 @@ def test_ties_need_davidson(jsonl, preference_files, tiny_model_folder, tmp_path
     rows[0] |= {"tie": True, "label": 0.5}
     with pytest.raises(TrivetError, match="declared ties"):
         run_stage(STAGES["reward"], config(jsonl("t.jsonl", rows), None, tiny_model_folder, tmp_path / "r"))
+
+
+def test_chunks_of_like_length_change_nothing(tiny_model_folder, monkeypatch) -> None:
+    from trivet.models.reward_model import backbone, head_of, packed_scores, plain, trainable_reward_model
+    from trivet.models.source import resolve
+    from trivet.reward import train
+
+    model, _ = trainable_reward_model(resolve(str(tiny_model_folder)), torch.float32, "cpu", None)
+    torch.nn.init.normal_(head_of(model).weight)
+    found = [Element(Group(tuple(range(5, 5 + n)), ((6, 7), (8,) * n)), ((0, 1, 1.0, 1.0, 0.0, False),))
+             for n in (9, 2, 30, 4)]
+    seen = []
+    for limit in (10**6, 20):
+        monkeypatch.setattr(train, "CHUNK_TOKENS", limit)
+        batch = collate(found, 0, torch.float32)
+        assert (len(batch["chunks"]) > 1) == (limit == 20)
+        scores = torch.cat([packed_scores(backbone(plain(model)), head_of(model), c) for c in batch["chunks"]])
+        seen.append((scores[batch["chosen"]] - scores[batch["rejected"]]).tolist())
+    assert seen[0] == pytest.approx(seen[1], abs=1e-5)

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from resume import differing, finish, fixtures, kill_when, lines, start
+from resume import Stage, differing, finish, fixtures, kill_when, lines
 
 STAGES = ("sft", "reward", "ppo")
 
@@ -76,13 +76,13 @@ def test_the_comparison_can_fail(commands) -> None:
 def test_ctrl_c_saves_and_says_how_to_go_on(commands, stage) -> None:
     folder, found = commands
     out = folder / f"{stage}-ctrl-c"
-    process = start(found[stage], out, folder)
+    process = Stage(found[stage], out, folder)
     while lines(out / "metrics.jsonl") < 4:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
+        assert process.running(), process.wait()[1]
+        time.sleep(0.001)
+    process.send(signal.SIGINT)
+    code, output = process.wait()
+    assert code == 130
     assert "run the same command again" in output
     assert "Traceback" not in output
     saved = max(int(p.name.split("-")[1]) for p in (out / "checkpoints").glob("step-*"))
@@ -93,16 +93,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on(commands, stage) -> None:
 
 def test_a_finished_stage_is_not_done_twice(commands) -> None:
     folder, found = commands
-    process = start(found["ppo"], folder / "ppo-whole", folder)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
+    code, output = Stage(found["ppo"], folder / "ppo-whole", folder).wait()
+    assert code == 0
     assert "nothing to do" in output
 
 
 def test_another_configuration_is_refused(commands) -> None:
     folder, found = commands
-    process = start([*found["ppo"], "--clip", "0.3"], folder / "ppo-whole", folder)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2
+    code, output = Stage([*found["ppo"], "--clip", "0.3"], folder / "ppo-whole", folder).wait()
+    assert code == 2
     assert "clip differs" in output
     assert "--overwrite" in output

@@ -31,9 +31,25 @@ def as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": m.role, "content": m.content} for m in messages]
 
 
+def chat_text(tokenizer: Any, messages: Sequence[Message], *, open_answer: bool = False) -> str:
+    """A conversation in the words of the model's chat template; open_answer: with the head of an answer to come.
+
+    Raises TrivetError for a template that is broken or refuses the conversation.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(as_dicts(messages), tokenize=False, add_generation_prompt=open_answer))
+    except (TemplateError, TypeError) as error:
+        roles = ", ".join(m.role for m in messages)
+        raise TrivetError(f"the model's chat template refuses this conversation ({roles}): {error}", field="messages",
+                          mend="leave out what it can't take (often the system's turn, or two turns of one speaker in "
+                          "a row), or mend chat_template in the model's folder") from error
+
+
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids of a conversation up to where the assistant's answer begins."""
-    text = tokenizer.apply_chat_template(as_dicts(messages), tokenize=False, add_generation_prompt=True)
+    text = chat_text(tokenizer, messages, open_answer=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -43,9 +59,8 @@ def dialogue_ids(tokenizer: Any, messages: Sequence[Message], answer: str) -> tu
     The answer is tokenized apart from the prompt, so that the prompt's ids are the same for every answer.
     White space that the template puts after the end mark is dropped.
     """
-    prompt_text = tokenizer.apply_chat_template(as_dicts(messages), tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template(
-        [*as_dicts(messages), {"role": "assistant", "content": answer}], tokenize=False)
+    prompt_text = chat_text(tokenizer, messages, open_answer=True)
+    whole = chat_text(tokenizer, [*messages, Message(role="assistant", content=answer)])
     if not whole.startswith(prompt_text):
         # A template that changes earlier turns (such as one that drops old reasoning): close it ourselves
         whole = prompt_text + answer + tokenizer.eos_token
@@ -72,7 +87,8 @@ def context_length(model: Any) -> int | None:
 
 
 def require_room(
-    lengths: Sequence[int], new_tokens: int, context: int | None, *, file: Path | str | None, ids: Sequence[str]
+    lengths: Sequence[int], new_tokens: int, context: int | None, *, file: Path | str | None, ids: Sequence[str],
+    setting: str = "sampling.max-new-tokens",
 ) -> None:
     """Raise TrivetError naming the first prompt that leaves no room for the answer in the context."""
     if context is None:
@@ -82,7 +98,7 @@ def require_room(
             raise TrivetError(
                 f"prompt {name!r} has {length} tokens; with {new_tokens} new ones it is longer than the "
                 f"model's context of {context}", file=file, field="messages",
-                mend="shorten or drop this prompt, or lower --sampling.max-new-tokens")
+                mend=f"shorten or drop this prompt, or lower --{setting}")
 
 
 def conversation_ids(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
@@ -102,9 +118,8 @@ def conversation_ids(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[
     for index, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        before = tokenizer.apply_chat_template(
-            as_dicts(messages[:index]), tokenize=False, add_generation_prompt=True)
-        after = tokenizer.apply_chat_template(as_dicts(messages[: index + 1]), tokenize=False)
+        before = chat_text(tokenizer, messages[:index], open_answer=True)
+        after = chat_text(tokenizer, messages[: index + 1])
         if not (before.startswith(done) and after.startswith(before)):
             raise ValueError("the chat template does not build a conversation turn by turn")
         answer = after[len(before):]

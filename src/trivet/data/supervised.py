@@ -76,6 +76,8 @@ def tokenize(rows: Sequence[tuple[int, list[Message]]], tokenizer: Any, max_leng
         except ValueError as error:
             raise TrivetError(str(error), file=path, line=line, field="messages",
                               mend="give one question and one answer a row") from None
+        except TrivetError as error:
+            raise TrivetError(error.what, file=path, line=line, field=error.field, mend=error.mend) from error
         if len(ids) > max_length:
             raise TrivetError(f"this conversation has {len(ids)} tokens, more than {max_length}", file=path,
                               line=line, field="messages", mend="shorten it, or raise --max-length")

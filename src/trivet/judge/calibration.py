@@ -87,4 +87,7 @@ class Calibration:
         missing = [key for key in ("mean", "std", "reference_scores") if key not in fields]
         if missing:
             raise ValueError(f"calibration lacks {', '.join(missing)}")
-        return cls(float(fields["mean"]), float(fields["std"]), tuple(map(float, fields["reference_scores"])))
+        try:
+            return cls(float(fields["mean"]), float(fields["std"]), tuple(map(float, fields["reference_scores"])))
+        except TypeError as error:
+            raise ValueError(f"a field is of another type: {error}") from None

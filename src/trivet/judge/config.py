@@ -17,6 +17,8 @@ class ScoreConfig(StageConfig):
 
     out: Path = Path("runs/score")
     """Folder of this stage's run."""
+    overwrite: bool = True
+    """Scoring is quick and often repeated: what an earlier `score` left in the folder is replaced."""
     reward: str
     """A reward-model folder."""
     completions: Path | None = None

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from trivet.errors import TrivetError
 from trivet.judge.base import Reward, Sample
 from trivet.judge.calibration import Calibration
 
-_WEIGHTED = re.compile(r"^([0-9]*\.?[0-9]+)\*(.+)$")
+_WEIGHTED = re.compile(r"([^*/:]*)\*(.*)")
 
 
 @dataclass(frozen=True)
@@ -37,21 +39,28 @@ class Term:
     def kind(self) -> str:
         if self.spec.startswith(("http://", "https://")):
             return "http"
-        if re.fullmatch(r"[\w.]+:[\w.]+", self.spec) and not Path(self.spec).exists():
+        if re.fullmatch(r"[\w.]+:[\w.]+", self.spec) and not os.path.exists(self.spec):
             return "function"
         return "model"
 
 
 def parse_terms(specs: Sequence[str]) -> list[Term]:
-    """`["0.7*a", "0.3*b"]` as terms. Raises TrivetError for an empty list."""
-    if not specs:
-        raise TrivetError("no reward is given", field="reward",
-                          mend="give a reward-model folder, package.module:function, or a URL")
+    """`["0.7*a", "0.3*b"]` as terms. Raises TrivetError for an empty list, an empty reward, a weight that is none."""
     found = []
     for spec in specs:
-        match = _WEIGHTED.match(spec)
-        found.append(Term(float(match[1]), match[2]) if match else Term(1.0, spec))
+        match = _WEIGHTED.fullmatch(spec)
+        found.append(Term(_weight(match[1], spec), match[2]) if match else Term(1.0, spec))
+    if not found or not all(term.spec.strip() for term in found):
+        raise TrivetError("no reward is given", field="reward",
+                          mend="give a reward-model folder, package.module:function, or a URL")
     return found
+
+
+def _weight(text: str, spec: str) -> float:
+    if not re.fullmatch(r"[0-9]*\.?[0-9]+", text) or not math.isfinite(float(text)):
+        raise TrivetError(f"{text!r} is no weight for a reward (in {spec!r})", field="reward",
+                          mend="write it as a plain number of 0 or more, such as 0.5*NAME")
+    return float(text)
 
 
 def call(reward: Reward, samples: Sequence[Sample], name: str) -> list[float]:
@@ -61,10 +70,10 @@ def call(reward: Reward, samples: Sequence[Sample], name: str) -> list[float]:
     """
     found = reward(samples)
     try:
-        scores = [float(s) for s in found]
-    except (TypeError, ValueError):
-        raise TrivetError(f"{name} gave {type(found).__name__}, not a sequence of numbers", field="reward",
-                          mend="return one number for each sample") from None
+        scores = numbers(found)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise TrivetError(f"{name} gave {type(found).__name__}, not a sequence of numbers ({error})", field="reward",
+                          mend="return one number for each sample") from error
     if len(scores) != len(samples):
         raise TrivetError(f"{name} gave {len(scores)} scores for {len(samples)} samples", field="reward",
                           mend="return one number for each sample, in the same order")
@@ -73,6 +82,35 @@ def call(reward: Reward, samples: Sequence[Sample], name: str) -> list[float]:
             raise TrivetError(f"{name} gave {score} for sample {sample.id!r}", field="reward",
                               mend="return finite numbers")
     return scores
+
+
+def numbers(found: Any) -> list[float]:
+    """Scores as floats. Raises TypeError, ValueError, OverflowError or torch's RuntimeError for anything else."""
+    if isinstance(found, str | bytes | Mapping):
+        raise TypeError("one value, not one for each sample")
+    scores = list(found)
+    if any(isinstance(s, str | bytes) for s in scores):
+        raise TypeError("a text in place of a number")
+    return [float(s) for s in scores]
+
+
+@dataclass(frozen=True)
+class FunctionReward:
+    """A function of the user's, `package.module:function`."""
+
+    spec: str
+    function: Callable[..., Any]
+
+    def __call__(self, samples: Sequence[Sample]) -> Any:
+        """See Reward. Raises TrivetError where the function raises."""
+        try:
+            return self.function(samples)
+        except TrivetError:
+            raise
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise TrivetError(f"{self.spec} raised {type(error).__name__}: {error} ({place.filename}:{place.lineno})",
+                              field="reward", mend="mend the function (--debug shows the traceback)") from error
 
 
 def load_function(spec: str) -> Callable[..., Any]:
@@ -84,9 +122,9 @@ def load_function(spec: str) -> Callable[..., Any]:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise TrivetError(f"{spec!r} can't be imported: {error}", field="reward",
-                          mend="give package.module:function, importable from here") from None
+    except Exception as error:  # importing runs the module, which can raise anything
+        raise TrivetError(f"{spec!r} can't be imported: {type(error).__name__}: {error}", field="reward",
+                          mend="give package.module:function, importable from here") from error
     if not callable(found):
         raise TrivetError(f"{spec!r} is no function", field="reward", mend="name a function")
     return found
@@ -114,6 +152,9 @@ class HTTPReward:
                 time.sleep(self.backoff * 2 ** (attempt - 1))
             try:
                 answer = self._client.post(self.url, json=body)
+            except httpx.InvalidURL as error:
+                raise TrivetError(f"{self.url!r} is no address: {error}", field="reward",
+                                  mend="check the URL, such as http://localhost:8000/score") from None
             except httpx.HTTPError as error:
                 reason = f"{type(error).__name__}: {error}"
                 continue
@@ -124,8 +165,8 @@ class HTTPReward:
                 raise TrivetError(f"{self.url} answers status {answer.status_code}: {answer.text[:200]}",
                                   field="reward", mend="check the URL and what the endpoint expects")
             try:
-                return [float(s) for s in answer.json()["scores"]]
-            except (ValueError, KeyError, TypeError):
+                return numbers(answer.json()["scores"])
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 raise TrivetError(f"{self.url} answers {answer.text[:200]!r}", field="reward",
                                   expected='{"scores": [one number for each sample]}',
                                   mend="let the endpoint answer in this form") from None
@@ -168,7 +209,7 @@ def make_reward(terms: Sequence[Term], model_reward: Callable[[str], Reward]) ->
         if term.kind == "http":
             parts.append((term, HTTPReward(term.spec)))
         elif term.kind == "function":
-            parts.append((term, load_function(term.spec)))
+            parts.append((term, FunctionReward(term.spec, load_function(term.spec))))
         else:
             parts.append((term, model_reward(term.spec)))
     return WeightedReward(parts)

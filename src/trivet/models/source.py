@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +47,7 @@ def resolve(name: str) -> ModelSource:
     if name == EMBEDDED:
         return ModelSource(name, fetch_embedded(say=lambda text: print(text, flush=True)))
     path = Path(name).expanduser()
-    if path.exists():
+    if name and os.path.exists(path):
         if not path.is_dir():
             raise TrivetError("a file, not a model folder", file=path, field="model",
                               mend="give the folder that holds config.json")
@@ -65,7 +67,7 @@ def resolve(name: str) -> ModelSource:
 def _from_hub(name: str) -> Path:
     """A snapshot of a hub model. From the local cache where it is whole there."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     wanted = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
     with contextlib.suppress(LocalEntryNotFoundError, HFValidationError):
@@ -73,10 +75,9 @@ def _from_hub(name: str) -> Path:
     require_hub(name)
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise TrivetError(
-            f"the hub does not give {name!r}: {str(error).splitlines()[0]}", field="model",
-            mend="check the id, and `hf auth login` for a gated model") from None
+    except Exception as error:  # a hub, or a proxy in front of it, can answer anything
+        raise TrivetError(f"the hub does not give {name!r}: {_short(error)}", field="model",
+                          mend="check the id, and `hf auth login` for a gated model") from error
 
 
 def require_hub(name: str) -> None:
@@ -87,13 +88,24 @@ def require_hub(name: str) -> None:
         raise TrivetError(f"{name!r} is not in the local hub cache and HF_HUB_OFFLINE is set", field="model",
                           mend=f"unset HF_HUB_OFFLINE, or give a folder or {EMBEDDED}")
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    try:
-        httpx.head(endpoint, timeout=HUB_SECONDS)
-    except httpx.HTTPError as error:
+    reasons = []
+
+    def ask() -> None:
+        try:
+            httpx.head(endpoint, timeout=HUB_SECONDS)
+            reasons.append("")
+        except httpx.HTTPError as error:
+            reasons.append(type(error).__name__)
+
+    # in a thread: looking up a name heeds no timeout
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_SECONDS)
+    reason = reasons[0] if reasons else f"no answer in {HUB_SECONDS:g} s"
+    if reason:
         raise TrivetError(
-            f"{name!r} is no folder here, and the hub {endpoint} can't be reached "
-            f"({type(error).__name__})", field="model",
-            mend=f"check the path or the network, or use the embedded model: --model {EMBEDDED}") from None
+            f"{name!r} is no folder here, and the hub {endpoint} can't be reached ({reason})", field="model",
+            mend=f"check the path or the network, or use the embedded model: --model {EMBEDDED}")
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -105,7 +117,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         folder = adapter_base(source).folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # as with models, a damaged folder raises anything
         raise TrivetError(f"the tokenizer does not load: {_short(error)}", file=folder, field="model",
                           mend="put tokenizer.json and tokenizer_config.json into the folder") from None
     if tokenizer.eos_token_id is None:
@@ -118,26 +130,55 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def load_causal_lm(source: ModelSource, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """A decoder-only model in evaluation mode (dropout off). An adapter folder is merged into its base."""
+    """A decoder-only model in evaluation mode (dropout off). An adapter folder is merged into its base.
+
+    Raises TrivetError for a folder that holds another kind of model, or a damaged one.
+    """
     if source.is_adapter:
         from peft import PeftModel
 
+        if read_json(source.folder / "adapter_config.json").get("task_type") == "SEQ_CLS":
+            raise _no_answers(source, "a reward model")
         base = load_causal_lm(adapter_base(source), dtype, device)
-        model = PeftModel.from_pretrained(base, source.folder).merge_and_unload()
+        try:
+            model = PeftModel.from_pretrained(base, source.folder).merge_and_unload()
+        except Exception as error:
+            raise TrivetError(f"the adapter does not load: {_short(error)}", file=source.folder, field="model",
+                              mend="give an adapter folder, whole, that fits its base") from error
         return model.eval()
     from transformers import AutoModelForCausalLM
 
+    # transformers would load these, too: without their heads, or looking ahead
+    for ending, what in (("ForSequenceClassification", "a reward model or classifier"), ("MaskedLM", "no decoder")):
+        if any(name.endswith(ending) for name in _architectures(source)):
+            raise _no_answers(source, what)
     return _load(AutoModelForCausalLM, source, dtype, device)
 
 
-def _load(auto: Any, source: ModelSource, dtype: torch.dtype, device: str, **more: Any) -> Any:
+def _architectures(source: ModelSource) -> list[str]:
+    found = read_json(source.folder / "config.json").get("architectures")
+    return [str(name) for name in found] if isinstance(found, list) else []
+
+
+def _no_answers(source: ModelSource, what: str) -> TrivetError:
+    return TrivetError(f"this is {what}, it can't answer", file=source.folder, field="model",
+                       expected="a decoder-only language model", mend="give the model that is to answer")
+
+
+def _load(auto: Any, source: ModelSource, dtype: torch.dtype, device: str, *, new: tuple[str, ...] = (),
+          **more: Any) -> Any:
+    """new: weights that the folder need not hold. Without the others a model would be random, in silence."""
     try:
-        model = auto.from_pretrained(source.folder, dtype=dtype, **more)
+        model, found = auto.from_pretrained(source.folder, dtype=dtype, output_loading_info=True, **more)
     except Exception as error:
         # Loaders of damaged folders raise anything (OSError, ValueError, SafetensorError, KeyError …)
         raise TrivetError(f"the model does not load: {_short(error)}", file=source.folder, field="model",
                           mend="give a decoder-only model saved by save_pretrained (config.json and "
-                          "model.safetensors, whole)") from None
+                          "model.safetensors, whole)") from error
+    if missing := sorted(set(found["missing_keys"]) - set(new)):
+        raise TrivetError(f"the model does not load: {len(missing)} of its weights are not in the folder, such as "
+                          f"{missing[0]}", file=source.folder, field="model",
+                          mend="give a folder whose config.json and weights belong together")
     return model.to(device).eval()
 
 
@@ -145,7 +186,8 @@ def load_sequence_classifier(source: ModelSource, dtype: torch.dtype, device: st
     """A model with a one-number head (a reward model), whole, in evaluation mode."""
     from transformers import AutoModelForSequenceClassification
 
-    return _load(AutoModelForSequenceClassification, source, dtype, device, num_labels=1)
+    new = () if any("SequenceClassification" in name for name in _architectures(source)) else ("score.weight",)
+    return _load(AutoModelForSequenceClassification, source, dtype, device, new=new, num_labels=1)
 
 
 def _short(error: Exception) -> str:
@@ -187,7 +229,7 @@ def adapter_base(source: ModelSource) -> ModelSource:
     base = resolve(name)
     mark = source.folder / "trivet_adapter.json"
     if mark.is_file():
-        wanted, found = read_json(mark)["base_sha256"], weights_sha256(base.folder)
+        wanted, found = read_json(mark, "base_sha256")["base_sha256"], weights_sha256(base.folder)
         if wanted != found:
             raise TrivetError(
                 f"the adapter was trained on other weights (sha256 {wanted[:12]}…) than {name} has now "
@@ -221,8 +263,11 @@ def describe(name: str) -> dict[str, Any]:
 
 def _tensor_elements(file: Path) -> int:
     """Elements in a safetensors file, from its header alone."""
-    from math import prod
+    from safetensors import SafetensorError, safe_open
 
-    with file.open("rb") as f:
-        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-    return sum(prod(t["shape"]) for k, t in header.items() if k != "__metadata__")
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise TrivetError(f"these weights are damaged: {error}", file=file,
+                          mend="save or fetch the model anew") from None

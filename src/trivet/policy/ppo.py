@@ -261,7 +261,8 @@ def _write_rollout(run: Run, rollout: Rollout, scores: list[float], kl: torch.Te
                    step: int) -> None:
     ref = (old.ref_logps * rollout.mask).sum(-1)
     write_rows(Path(run.path("rollouts", f"step-{step:05d}.jsonl")), [
-        RolloutRow(id=s.id, step=step, messages=list(s.messages), completion=s.completion, score=scores[i],
+        # a prompt may come twice in a step that spans two permutations: the place makes the id its own
+        RolloutRow(id=f"{s.id}/{i}", step=step, messages=list(s.messages), completion=s.completion, score=scores[i],
                    kl=float(kl[i]), ref_logp=float(ref[i]), ended=rollout.ended[i])
         for i, s in enumerate(rollout.samples)])
 

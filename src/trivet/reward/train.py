@@ -25,6 +25,7 @@ from trivet.models.reward_model import (
     RewardModel,
     as_scorer,
     backbone,
+    by_tokens,
     head_of,
     pack,
     packed_scores,
@@ -111,9 +112,15 @@ def elements(
     return found, left_out
 
 
+CHUNK_TOKENS = 1024  # padded tokens that are forwarded at once
+
+
 def collate(batch: list[Element], pad: int, dtype: torch.dtype) -> dict[str, Any]:
-    """A batch of elements as tensors; pair indices count through all answers of the batch."""
-    packed = pack([e.group for e in batch], pad, dtype, "cpu")
+    """A batch of elements as tensors: `chunks` of like length, so that a long dialogue does not pad a short one,
+    and pairs, whose indices count through all answers of all chunks in order."""
+    batch = sorted(batch, key=lambda e: len(e.group))
+    chunks = [pack([g for g, _ in part], pad, dtype, "cpu")
+              for part in by_tokens([(e.group, None) for e in batch], CHUNK_TOKENS)]
     columns: list[list[Any]] = [[] for _ in range(6)]
     base = 0
     for element in batch:
@@ -123,7 +130,7 @@ def collate(batch: list[Element], pad: int, dtype: torch.dtype) -> dict[str, Any
         base += len(element.group.answers)
     names = ("chosen", "rejected", "label", "weight", "margin", "tie")
     kinds = (torch.long, torch.long, torch.float32, torch.float32, torch.float32, torch.bool)
-    return packed | {n: torch.tensor(c, dtype=k) for n, c, k in zip(names, columns, kinds, strict=True)}
+    return {"chunks": chunks} | {n: torch.tensor(c, dtype=k) for n, c, k in zip(names, columns, kinds, strict=True)}
 
 
 def pair_loss(scores: torch.Tensor, batch: dict[str, Any], config: RewardConfig,
@@ -169,7 +176,8 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
     dtype = plain(model).dtype
 
     def loss_sum(module: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float]]:
-        scores = packed_scores(backbone(plain(module)), head_of(module), batch)
+        decoder, head = backbone(plain(module)), head_of(module)
+        scores = torch.cat([packed_scores(decoder, head, chunk) for chunk in batch["chunks"]])
         weight = batch["weight"].sum()
         with torch.no_grad():
             diff = scores[batch["chosen"]] - scores[batch["rejected"]]
