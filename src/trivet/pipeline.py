@@ -17,6 +17,7 @@ The whole recipe is checked before its first step starts. Finished steps are ski
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trivet import __version__, ledger
 from trivet.artifacts import atomic_write, write_json
-from trivet.config import StageConfig, fingerprint, load_yaml, validate
+from trivet.config import StageConfig, fingerprint, load_yaml, validate, yaml_value
 from trivet.errors import TrivetError
 from trivet.runs import Summary, finished, input_hashes, recorded_fingerprint
 from trivet.stages import STAGES, Stage, run_stage
@@ -93,8 +94,8 @@ def starter(name: str) -> str:
 def load_recipe(name: str) -> tuple[Recipe, Path, dict[tuple[Any, ...], int]]:
     """A recipe with its file and the lines of its keys. Raises TrivetError for one that does not fit."""
     known = shipped()
-    file = known[name] if name in known and not Path(name).is_file() else Path(name)
-    if not file.is_file():
+    file = known[name] if name in known and not os.path.isfile(name) else Path(name)
+    if not os.path.isfile(file):
         raise TrivetError("there is no such recipe", file=file, field="recipe",
                           mend=f"give a YAML file, or one of: {', '.join(known)}")
     values, lines = load_yaml(file)
@@ -133,14 +134,10 @@ def apply_changes(recipe: Recipe, changes: list[str]) -> Recipe:
         name, *path = key.split(".")
         if not equals:
             raise TrivetError(f"{change!r} is no change", field="set", mend="write STEP.SETTING=VALUE")
-        try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
         if not path and name in variables:
             variables[name] = text
         elif path and name in steps:
-            nested: Any = value
+            nested: Any = yaml_value(text)
             for part in reversed(path):
                 nested = {part: nested}
             steps[name] = steps[name].model_copy(update={"settings": merge(steps[name].settings, nested)})

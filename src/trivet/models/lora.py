@@ -100,7 +100,7 @@ def adapter_tensors(folder: Path) -> dict[str, torch.Tensor]:
 def stands_on(adapter: Path, base: ModelSource) -> bool:
     """Whether an adapter was trained on these very weights."""
     mark = adapter / "trivet_adapter.json"
-    return mark.is_file() and read_json(mark)["base_sha256"] == weights_sha256(base.folder)
+    return mark.is_file() and read_json(mark, "base_sha256")["base_sha256"] == weights_sha256(base.folder)
 
 
 def load_into(model: Any, folder: Path, name: str) -> None:

@@ -221,11 +221,21 @@ def load_reward_model(source: ModelSource, dtype: torch.dtype, device: str) -> R
     if source.is_adapter:
         from peft import PeftModel
 
+        head_weight(source)  # a damaged adapter is found out here, in words
         model = PeftModel.from_pretrained(model, str(source.folder)).eval()
     no_dropout(model)
     model.requires_grad_(False)
     head_of(model).float()
     return as_scorer(model, tokenizer, source)
+
+
+def head_weight(source: ModelSource) -> torch.Tensor:
+    """The head in a reward adapter's folder. Raises TrivetError for an adapter that is damaged or has none."""
+    for name, tensor in lora.adapter_tensors(source.folder).items():
+        if name.endswith("score.weight"):
+            return tensor
+    raise TrivetError("this adapter has no `score` head", file=source.folder, field="reward",
+                      mend="give a folder written by `trivet reward`")
 
 
 def _require_reward(source: ModelSource) -> None:
@@ -238,8 +248,7 @@ def _require_reward(source: ModelSource) -> None:
 def reward_on_trunk(roles: Roles, role: str, source: ModelSource, device: str) -> RewardModel:
     """A reward model whose adapter is already loaded on the roles' trunk; only its head is new memory."""
     _require_reward(source)
-    tensors = lora.adapter_tensors(source.folder)
-    weight = next(v for k, v in tensors.items() if k.endswith("score.weight"))
+    weight = head_weight(source)
     head = nn.Linear(weight.shape[1], 1, bias=False, dtype=torch.float32, device=device)
     head.weight.data.copy_(weight)
     head.requires_grad_(False)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from trivet.artifacts import RolloutRow, write_rows
+from trivet.artifacts import RolloutRow, atomic_folder, write_rows
 from trivet.data.chat import context_length
 from trivet.evaluate.capability import assess, refuse
 from trivet.evaluate.config import MAX_FAIL
@@ -139,11 +139,11 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
     print(f"stop={reason} after {state.step} steps, {state.episodes} answers", flush=True)
     watch(state, config.evaluation.samples)
     trackers.close()
-    folder = run.path("policy")
-    setup.roles.save_policy(folder, {"stage": "ppo", "steps": state.step, "stop": reason})
-    if config.tune == "lora":
-        setup.tokenizer.save_pretrained(folder)
-    run.artifact("policy", folder)
+    with atomic_folder(run.path("policy")) as folder:
+        setup.roles.save_policy(folder, {"stage": "ppo", "steps": state.step, "stop": reason})
+        if config.tune == "lora":
+            setup.tokenizer.save_pretrained(folder)
+    run.artifact("policy", run.path("policy"))
     return PPOSummary(stop=reason, steps=state.step, episodes=state.episodes,
                       tokens_per_second=_rates(run), **compare(run, state.step, config.seed))
 
@@ -215,7 +215,7 @@ def _check(setup: Setup, config: PPOConfig) -> None:
     with setup.roles.model("reference") as model:
         found = assess(setup.engine(model), setup.tokenizer, setup.train[:12], setup.sampling, config.seed, MAX_FAIL,
                        context=context_length(model))
-    if not config.force:
+    if not found.verdict and not config.force:
         refuse(found)
 
 

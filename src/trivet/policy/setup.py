@@ -61,6 +61,11 @@ def split_prompts(config: PPOConfig) -> tuple[list[Prompt], list[Prompt]]:
                 f"{len(shared)} training prompts are among the evaluation prompts (the first: {shared[0]!r})",
                 file=config.evaluation.prompts, field="evaluation.prompts",
                 mend="keep them apart, or leave this setting out: a share of the prompts is then set aside")
+        known = {p.id for p in prompts}
+        if twice := [p.id for p in heldout if p.id in known]:
+            raise TrivetError(f"the id {twice[0]!r} stands for a training prompt, too",
+                              file=config.evaluation.prompts, field="id",
+                              mend="give each prompt of the two files an id of its own")
         return prompts, heldout
     held = [is_held_out(p.messages, config.evaluation.share, config.seed) for p in prompts]
     train = [p for p, h in zip(prompts, held, strict=True) if not h]

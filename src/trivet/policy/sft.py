@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trivet.artifacts import Message, Prompt, write_json
+from trivet.artifacts import Message, Prompt, atomic_folder, write_json
 from trivet.data.chat import context_length, ensure_template, stop_token_ids
 from trivet.data.supervised import Example, pack_rows, read_conversations, tokenize
 from trivet.errors import TrivetError
@@ -115,8 +115,9 @@ def run(config: SFTConfig, run: Run) -> SFTSummary:
         micro_batch=config.micro_batch, optimizer=config.optimizer, checkpoint=config.checkpoint,
         compute=compute, seed=config.seed, report_to=config.report_to)
     run.meter.count("trained", round(sum(len(e.ids) for e in examples) * config.epochs))
-    folder = save_merged(model, tokenizer, run.path("model"), config.model)
-    run.artifact("model", folder)
+    with atomic_folder(run.path("model")) as folder:
+        save_merged(model, tokenizer, folder, config.model)
+    run.artifact("model", run.path("model"))
     losses = [r["loss"] for r in run.rows("metrics")]
     return SFTSummary(steps=steps, conversations=len(examples), rows=len(rows),
                       answer_tokens=sum(sum(e.written) for e in examples), first_loss=losses[0],
@@ -139,5 +140,5 @@ def _check(model: Any, tokenizer: Any, conversations: list[list[Message]], confi
     engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer))
     assessment = assess(engine, tokenizer, prompts, Sampling(temperature=0.7, max_new_tokens=48), config.seed, MAX_FAIL,
                         context=context_length(model))
-    if not config.force:
+    if not assessment.verdict and not config.force:
         refuse(assessment)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from trivet.artifacts import Completions, Message, Preference, first_turn, read_rows, write_json
-from trivet.data.chat import context_length, dialogue_ids, prompt_ids, stop_token_ids
+from trivet.artifacts import Completions, Message, Preference, atomic_folder, first_turn, read_rows, write_json
+from trivet.data.chat import context_length, dialogue_ids, prompt_ids, require_room, stop_token_ids
 from trivet.errors import TrivetError
 from trivet.generate.sample import prompt_seed, text_of
 from trivet.generate.torch_engine import TorchEngine
@@ -109,7 +109,31 @@ def elements(
         found.append(Element(
             Group(tuple(prompt), tuple(texts[t][start:] for t in used)),
             tuple((used[r.chosen], used[r.rejected], r.label, r.weight, r.margin, r.tie) for r in kept)))
+    if not found:
+        raise TrivetError(f"no pair is left: all are longer than {limit} tokens", file=file, field="max_length",
+                          mend="raise --max-length, or leave it out")
     return found, left_out
+
+
+def decided(rows: list[Preference], tokenizer: Any, limit: int | None, context: int | None,
+            file: Path) -> list[Preference]:
+    """The held-out pairs to evaluate on: neither tied nor longer than `limit`.
+
+    Raises TrivetError for one longer than the context where no `limit` says to leave such out, and for none left.
+    """
+    most = min(x for x in (limit, context, 2**31) if x is not None)
+    kept = []
+    for row in rows:
+        longest = max(len(dialogue_ids(tokenizer, row.prompt, t.strip())[0]) for t in (row.chosen, row.rejected))
+        if longest > most and limit is None:
+            raise TrivetError(f"pair {row.id!r} is longer than the model's context of {context} tokens", file=file,
+                              field="prompt", mend=f"shorten it, or leave such pairs out with --max-length {context}")
+        if longest <= most and not row.tie and row.label != 0.5:
+            kept.append(row)
+    if not kept:
+        raise TrivetError("no held-out pair is left to evaluate on: all are tied, or longer than --max-length",
+                          file=file, field="heldout", mend="give other held-out pairs, or none")
+    return kept
 
 
 CHUNK_TOKENS = 1024  # padded tokens that are forwarded at once
@@ -164,8 +188,16 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
                           file=source.folder, mend="name the adapter's base model")
     model, tokenizer = trainable_reward_model(
         source, compute.trunk, compute.device, config.lora if config.tune == "lora" else None)
-    data, left_out = elements(train, tokenizer, config.max_length, context_length(plain(model)),
-                              config.preferences)
+    context = context_length(plain(model))
+    data, left_out = elements(train, tokenizer, config.max_length, context, config.preferences)
+    # what follows the training is looked at before it
+    heldout = decided(heldout, tokenizer, config.max_length, context, config.heldout) if config.heldout else []
+    reference = _reference_rows(config)
+    if reference is None:
+        chosen = _calibration_prompts(train, config)
+        require_room([len(prompt_ids(tokenizer, p)) for p in chosen.values()],
+                     config.calibration.sampling.max_new_tokens, context, file=config.preferences, ids=list(chosen),
+                     setting="calibration.sampling.max-new-tokens")
     log_nu: nn.Parameter | None = None
     if config.loss == "davidson":
         log_nu = nn.Parameter(torch.zeros((), device=compute.device))
@@ -193,7 +225,7 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
     run.meter.count("trained", round(sum(len(e.group) for e in data) * config.epochs))
     scorer = as_scorer(model, tokenizer, source)
     evaluation = _evaluate(scorer, heldout, config, run) if heldout else None
-    calibration, facts = _calibrate(scorer, train, config, source, compute, run)
+    calibration, facts = _calibrate(scorer, train, reference, config, source, compute, run)
     folder = _save(model, tokenizer, source, calibration, facts, config, run)
     run.artifact("reward", folder)
     figures = evaluation.summary() if evaluation else {}
@@ -213,56 +245,64 @@ def _refuse_overlap(train: list[Preference], heldout: list[Preference], config: 
 
 
 def _evaluate(scorer: RewardModel, heldout: list[Preference], config: RewardConfig, run: Run) -> Evaluation:
-    kept = heldout
-    if config.max_length is not None:
-        limit = config.max_length
-        kept = [r for r in heldout if all(
-            sum(map(len, scorer.token_ids(r.prompt, t))) <= limit for t in (r.chosen, r.rejected))]
-    kept = [r for r in kept if not r.tie and r.label != 0.5]
     dialogues: list[tuple[list[Message], str]] = []
-    for row in kept:
+    for row in heldout:
         # a soft label below one half says that `rejected` is the better one
         better, worse = (row.chosen, row.rejected) if row.label > 0.5 else (row.rejected, row.chosen)
         dialogues += [(row.prompt, better), (row.prompt, worse)]
     scores = scorer.score(dialogues, count=run.meter.count)
     lengths = [len(scorer.token_ids(m, t)[1]) for m, t in dialogues]
     evaluation = evaluate_pairs(scores[::2], scores[1::2], lengths[::2], lengths[1::2],
-                                [first_turn(r.prompt) for r in kept], seed=config.seed)
+                                [first_turn(r.prompt) for r in heldout], seed=config.seed)
     write_json(run.path("evaluation.json"), evaluation.to_dict())
     run.artifact("evaluation", run.path("evaluation.json"))
     return evaluation
 
 
+def _reference_rows(config: RewardConfig) -> list[Completions] | None:
+    """The reference's answers that were given, if any. Raises TrivetError for another model's."""
+    file = config.calibration.completions
+    if file is None:
+        return None
+    rows = read_rows(file, Completions)
+    models = {c.model for r in rows for c in r.completions}
+    if models != {config.model}:
+        raise TrivetError(
+            f"these answers are of {', '.join(map(str, sorted(models, key=str)))}, not of the reference "
+            f"{config.model}", file=file, field="calibration.completions",
+            mend="sample from the reference (`trivet sample`), or leave the setting out")
+    return rows
+
+
+def _calibration_prompts(train: list[Preference], config: RewardConfig) -> dict[str, list[Message]]:
+    """The prompts, by id, that the reference answers for the calibration."""
+    prompts = {r.prompt_id: r.prompt for r in train}
+    most = config.calibration.answers
+    return {i: prompts[i] for i in sorted(prompts)[:: max(1, len(prompts) // most)][:most]}
+
+
 def _calibrate(
-    scorer: RewardModel, train: list[Preference], config: RewardConfig, source: ModelSource,
-    compute: Compute, run: Run,
+    scorer: RewardModel, train: list[Preference], rows: list[Completions] | None, config: RewardConfig,
+    source: ModelSource, compute: Compute, run: Run,
 ) -> tuple[Calibration, dict[str, Any]]:
-    """Fit the calibration on answers of the base model itself, which will be PPO's reference."""
+    """Fit the calibration on answers of the base model itself, which will be PPO's reference: those given, or new."""
     settings = config.calibration
-    if settings.completions is not None:
-        rows = read_rows(settings.completions, Completions)
-        models = {c.model for r in rows for c in r.completions}
-        if models != {config.model}:
-            raise TrivetError(
-                f"these answers are of {', '.join(map(str, sorted(models, key=str)))}, not of the reference "
-                f"{config.model}", file=settings.completions, field="calibration.completions",
-                mend="sample from the reference (`trivet sample`), or leave the setting out")
+    if rows is not None:
         # round by round: the first answer of every prompt, then the second …
         rounds = max(len(r.completions) for r in rows)
         dialogues = [(r.messages, r.completions[k].text) for k in range(rounds) for r in rows
                      if k < len(r.completions)][: settings.answers]
         sampling: dict[str, Any] | None = rows[0].completions[0].sampling
     else:
-        prompts = {r.prompt_id: r.prompt for r in train}
-        chosen = sorted(prompts)[:: max(1, len(prompts) // settings.answers)][: settings.answers]
+        chosen = _calibration_prompts(train, config)
         tokenizer = load_tokenizer(source)
         tokenizer.chat_template = scorer.tokenizer.chat_template
         model = load_causal_lm(source, compute.trunk, compute.device)
         engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer))
-        answers = engine.generate([prompt_ids(tokenizer, prompts[i]) for i in chosen], settings.sampling, n=1,
+        answers = engine.generate([prompt_ids(tokenizer, p) for p in chosen.values()], settings.sampling, n=1,
                                   seeds=[prompt_seed(config.seed, i) for i in chosen])
         run.meter.count("generated", sum(len(g.token_ids) for a in answers for g in a))
-        dialogues = [(prompts[i], text_of(tokenizer, a[0])) for i, a in zip(chosen, answers, strict=True)]
+        dialogues = [(p, text_of(tokenizer, a[0])) for p, a in zip(chosen.values(), answers, strict=True)]
         sampling = settings.sampling.model_dump()
     try:
         calibration = Calibration.fit(scorer.score(dialogues, count=run.meter.count))
@@ -275,11 +315,11 @@ def _calibrate(
 
 def _save(model: Any, tokenizer: Any, source: ModelSource, calibration: Calibration, facts: dict[str, Any],
           config: RewardConfig, run: Run) -> Path:
-    folder = run.path("reward")
-    if config.tune == "lora":
-        lora.save_adapter(model, "default", folder, source, {"role": "reward"})
-    else:
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    write_json(folder / "calibration.json", {"schema_version": 1, **facts, **calibration.to_dict()})
-    return folder
+    with atomic_folder(run.path("reward")) as folder:
+        if config.tune == "lora":
+            lora.save_adapter(model, "default", folder, source, {"role": "reward"})
+        else:
+            model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / "calibration.json", {"schema_version": 1, **facts, **calibration.to_dict()})
+    return run.path("reward")
