@@ -1046,7 +1046,7 @@ RECIPES = [
     Case("run", "a reference to a later step",
          _recipe(_step(name="first", settings='{input: "${later.train}"}'), _step(name="later")), "leads nowhere"),
     Case("run", "a reference to an unknown artifact",
-         _recipe(_step(), _step(name="again", settings='{input: "${pairs.nosuch}"}')), "gave no artifact 'nosuch'"),
+         _recipe(_step(), _step(name="again", settings='{input: "${pairs.nosuch}"}')), "gives no artifact 'nosuch'"),
     Case("run", "a reference to an unknown variable",
          _recipe(_step(settings='{input: "${data}/a.jsonl"}')), "leads nowhere"),
     Case("run", "an empty reference", _recipe(_step(settings='{input: "${}"}')), "leads nowhere"),

@@ -72,6 +72,7 @@ def test_a_changed_step_is_refused_until_told(recipe, tmp_path, capsys) -> None:
     (lambda v: v["steps"][1].update(name="pairs"), "two steps"),
     (lambda v: v["steps"][0]["with"].update(input="${ppo.policy}"), "leads nowhere"),
     (lambda v: v["steps"][2]["with"].update(preferences="${nope}"), "leads nowhere"),
+    (lambda v: v["steps"][2]["with"].update(preferences="${halves.trains}"), "it gives: train, heldout"),
     (lambda v: v["steps"][4]["with"].update(clop=0.2), "not known"),
     (lambda v: v["steps"][4]["with"]["stop"].update(steps=-1), "greater than"),
     (lambda v: v.update(quick={"nope": {}}), "names a step"),

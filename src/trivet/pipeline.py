@@ -173,6 +173,10 @@ def resolve(value: Any, recipe: Recipe, before: list[str], out: Path, *, file: P
                               mend=f"use ${{STEP.ARTIFACT}} of an earlier step ({', '.join(before) or 'none yet'}), "
                               "${starter.…} or a variable")
         if not strict:
+            known = STAGES[next(s.stage for s in recipe.steps if s.name == step)].artifacts
+            if kind not in known:
+                raise TrivetError(f"step {step!r} gives no artifact {kind!r}", file=file, line=line,
+                                  mend=f"it gives: {', '.join(known)}")
             return str(out / step / kind)
         artifacts = (finished(out / step) or {}).get("artifacts", {})
         if kind not in artifacts:

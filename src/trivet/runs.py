@@ -15,6 +15,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,6 +159,9 @@ def _refuse_own_input(config: StageConfig) -> None:
 
 def _input_hash(item: str | Path, field: str) -> str:
     """The hash of one input. Raises TrivetError for a data file that can't be read: before anything is done."""
+    weighted = re.fullmatch(r"([\d.]+\*)(.+)", str(item)) if isinstance(item, str) else None
+    if weighted and os.path.exists(weighted[2]):  # a reward with its weight, such as 0.7*runs/reward/reward
+        return weighted[1] + _input_hash(weighted[2], field)
     path = Path(item)
     if os.path.isdir(path):
         if isinstance(item, Path):

@@ -22,6 +22,8 @@ class Stage:
     config: str
     work: str
     summary: str
+    artifacts: tuple[str, ...]
+    """What it hands on, by the names that a recipe refers to."""
 
     def config_type(self) -> type[StageConfig]:
         """The configuration class; imports no torch."""
@@ -31,20 +33,20 @@ class Stage:
 
 STAGES = {s.name: s for s in (
     Stage("sample", "several answers of a model to each prompt", "trivet.generate.config:SampleConfig",
-          "trivet.generate.sample:run", "trivet.generate.sample:SampleSummary"),
+          "trivet.generate.sample:run", "trivet.generate.sample:SampleSummary", ("completions",)),
     Stage("pairs", "rankings or the field's formats become preference pairs",
           "trivet.feedback.config:PairsConfig", "trivet.feedback.pairs:run",
-          "trivet.feedback.pairs:PairsSummary"),
+          "trivet.feedback.pairs:PairsSummary", ("train", "heldout")),
     Stage("check", "can this model answer such prompts at all?", "trivet.evaluate.config:CheckConfig",
-          "trivet.evaluate.capability:run", "trivet.evaluate.capability:CheckSummary"),
+          "trivet.evaluate.capability:run", "trivet.evaluate.capability:CheckSummary", ("evidence",)),
     Stage("sft", "fine-tune a model on answers", "trivet.policy.config:SFTConfig",
-          "trivet.policy.sft:run", "trivet.policy.sft:SFTSummary"),
+          "trivet.policy.sft:run", "trivet.policy.sft:SFTSummary", ("model",)),
     Stage("reward", "train a reward model on preference pairs", "trivet.reward.config:RewardConfig",
-          "trivet.reward.train:run", "trivet.reward.train:RewardSummary"),
+          "trivet.reward.train:run", "trivet.reward.train:RewardSummary", ("reward", "evaluation")),
     Stage("score", "score answers with a reward model", "trivet.judge.config:ScoreConfig",
-          "trivet.judge.score:run", "trivet.judge.score:ScoreSummary"),
+          "trivet.judge.score:run", "trivet.judge.score:ScoreSummary", ("scores",)),
     Stage("ppo", "align a model to a reward, with KL to the frozen reference",
-          "trivet.policy.config:PPOConfig", "trivet.policy.ppo:run", "trivet.policy.ppo:PPOSummary"),
+          "trivet.policy.config:PPOConfig", "trivet.policy.ppo:run", "trivet.policy.ppo:PPOSummary", ("policy",)),
 )}
 
 

@@ -104,3 +104,16 @@ def test_split_by_first_turn_and_no_overlap(prompt_file, jsonl) -> None:
     few = jsonl("few.jsonl", [{"prompt": "one"}])
     with pytest.raises(TrivetError, match="too few"):
         split_prompts(PPOConfig(prompts=few, reward=["a:b"]))
+
+
+def test_a_weighted_reward_folder_enters_the_fingerprint(prompt_file, reward_folder) -> None:
+    from trivet.runs import input_hashes
+
+    def mark(weight: str) -> str:
+        return input_hashes(PPOConfig(prompts=prompt_file, reward=[f"{weight}*{reward_folder}"]))["reward.0"]
+
+    first = mark("0.7")
+    assert first.startswith("0.7*") and str(reward_folder) not in first
+    assert mark("0.3") != first
+    (reward_folder / "calibration.json").write_text("{}")
+    assert mark("0.7") != first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ def prepare(config: Device) -> Compute:
     """
     transformers.utils.logging.disable_progress_bar()  # our own progress says what is going on
     transformers.utils.logging.set_verbosity_error()
+    # of its own code to its own developers; a user can do nothing about it
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
