@@ -18,7 +18,7 @@ DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *so
 # counts only: what --quick is to a recipe
 QUICK = {
     "sample": ["--limit", "2", "--completions", "2", "--sampling.max-new-tokens", "4"],
-    "check": ["--count", "2", "--sampling.max-new-tokens", "16"],
+    "check": ["--count", "4", "--sampling.max-new-tokens", "16"],
     "reward": ["--epochs", "0.01", "--calibration.answers", "2", "--calibration.sampling.max-new-tokens", "4",
                "--lora.last-layers", "1"],
     "ppo": ["--stop.steps", "1", "--rollout", "2", "--sampling.max-new-tokens", "4", "--evaluation.samples", "1",
