@@ -1,4 +1,4 @@
-# make demo     the whole road on a real 135M model: starter set → reward model → PPO → report (under 10 minutes)
+# make demo     the whole road on a real 135M model: starter set → reward model → PPO → report (about 10 minutes)
 # make test     all tests
 # make check    ruff and mypy
 # make figures  the shipped recipes in full, for the figures in docs/ (hours on 2 cores)
