@@ -119,3 +119,11 @@ def test_tensorboard(prompt_file, tiny_model_folder, tmp_path) -> None:
     run(prompt_file, tiny_model_folder, tmp_path / "p", report_to=["tensorboard"], stop={"steps": 2})
     events = list((tmp_path / "p").rglob("events.out.tfevents*"))
     assert events and events[0].stat().st_size > 500
+
+
+def test_a_model_that_passes_the_check_goes_on(prompt_file, tiny_model_folder, tmp_path, monkeypatch) -> None:
+    """The verdict is looked at: once every model was refused, capable ones too."""
+    from types import SimpleNamespace
+
+    monkeypatch.setattr("trivet.policy.ppo.assess", lambda *args, **kwargs: SimpleNamespace(verdict=True))
+    assert run(prompt_file, tiny_model_folder, tmp_path / "p", check=True, stop={"steps": 1}).steps == 1
