@@ -9,10 +9,10 @@ from trivet.artifacts import Message
 from trivet.config import LoRA
 from trivet.errors import TrivetError
 from trivet.models import lora
+from trivet.models.output_layer import backbone
 from trivet.models.reward_model import (
     Group,
     as_scorer,
-    backbone,
     head_of,
     load_reward_model,
     pack,

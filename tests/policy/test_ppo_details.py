@@ -36,8 +36,9 @@ def config(**changes) -> PPOConfig:
 def roles_of(folder, kind: str = "shared", critic: str = "head", dtype=torch.float32):
     source = resolve(str(folder))
     torch.manual_seed(0)
-    if kind == "shared":
-        roles = SharedTrunk(source, dtype, "cpu", LoRA(r=4, alpha=8), critic=critic)
+    layers = {"shared": None, "upper": 1}.get(kind, 0)
+    if layers != 0:
+        roles = SharedTrunk(source, dtype, "cpu", LoRA(r=4, alpha=8, last_layers=layers), critic=critic)
     else:
         roles = SeparateModels(source, dtype, "cpu", critic=critic)
     return roles
@@ -118,7 +119,7 @@ def test_3_left_padding_changes_nothing_in_any_role(any_tiny_model_folder, role)
             assert torch.allclose(a[i, : alone.width], b[0], atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["shared", "separate"])
+@pytest.mark.parametrize("kind", ["shared", "upper", "separate"])
 @pytest.mark.parametrize("shape", [{"micro_batch": 6}, {"micro_batch": 2}, {"micro_batch": 2, "minibatches": 2}])
 def test_4_ratio_is_exactly_one_at_first_in_float32(any_tiny_model_folder, kind, shape) -> None:
     roles = roles_of(any_tiny_model_folder, kind)
@@ -219,7 +220,7 @@ def test_9_value_head_starts_at_zero(any_tiny_model_folder) -> None:
         assert not values.any()
 
 
-@pytest.mark.parametrize("kind", ["shared", "separate"])
+@pytest.mark.parametrize("kind", ["shared", "upper", "separate"])
 @pytest.mark.parametrize("critic", ["head", "separate"])
 def test_10_micro_batches_change_nothing(tiny_model_folder, kind, critic) -> None:
     """Accumulation over 1, 2 or 3 micro-batches gives the same weights after a step."""

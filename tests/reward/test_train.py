@@ -112,7 +112,8 @@ def test_ties_need_davidson(jsonl, preference_files, tiny_model_folder, tmp_path
 
 
 def test_chunks_of_like_length_change_nothing(tiny_model_folder, monkeypatch) -> None:
-    from trivet.models.reward_model import backbone, head_of, packed_scores, plain, trainable_reward_model
+    from trivet.models.output_layer import backbone
+    from trivet.models.reward_model import head_of, packed_scores, plain, trainable_reward_model
     from trivet.models.source import resolve
     from trivet.reward import train
 

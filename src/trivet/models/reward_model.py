@@ -20,15 +20,11 @@ from trivet.config import LoRA
 from trivet.data.chat import context_length, dialogue_ids, ensure_template
 from trivet.errors import TrivetError
 from trivet.models import lora
+from trivet.models.output_layer import backbone
 from trivet.models.roles import Roles, no_dropout
 from trivet.models.source import ModelSource, adapter_base, load_sequence_classifier, load_tokenizer
 
 T = TypeVar("T")
-
-
-def backbone(model: Any) -> Any:
-    """The decoder without its output layer."""
-    return getattr(model, model.base_model_prefix)
 
 
 @dataclass(frozen=True)

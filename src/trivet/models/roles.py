@@ -19,6 +19,8 @@ from torch import nn
 
 from trivet.config import LoRA
 from trivet.models import lora
+from trivet.models.lower import LowerBlocks, blocks
+from trivet.models.output_layer import plain_output_layer
 from trivet.models.source import ModelSource, load_causal_lm
 
 Role = str
@@ -32,8 +34,14 @@ class Roles(Protocol):
     has_critic: bool
     """True where the critic has weights of its own; False where it is a head on the policy's pass."""
 
-    def model(self, role: Role) -> contextlib.AbstractContextManager[Any]:
-        """The causal model that acts as `role` inside the block."""
+    def model(self, role: Role, lower: LowerBlocks | None = None) -> contextlib.AbstractContextManager[Any]:
+        """The causal model that acts as `role` inside the block.
+
+        lower: of this batch, from `lower_blocks`; policy, reference and critic share what it keeps.
+        """
+
+    def lower_blocks(self) -> LowerBlocks | None:
+        """A new, empty keeper for one batch; None where the roles share no blocks."""
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters of policy and critic, by name; float32, the only ones an optimizer sees."""
@@ -102,6 +110,7 @@ class SharedTrunk:
         self.base = base
         trunk = load_causal_lm(base, dtype, device)
         no_dropout(trunk)
+        plain_output_layer(trunk)  # found out now, not inside a pass
         adapter = lora.lora_config(trunk, config, "CAUSAL_LM")
         self._peft = get_peft_model(trunk, copy.deepcopy(adapter), adapter_name="policy")
         self.has_critic = critic == "separate"
@@ -120,7 +129,14 @@ class SharedTrunk:
                 adapter = name.split(".")[-2]
                 self._adapter_parameters.append((name, parameter, adapter in learned))
                 parameter.data = parameter.data.float()
+        self._shared = self._blocks_below_adapters({"policy", "critic"} if self.has_critic else {"policy"})
         self._activate("policy")
+
+    def _blocks_below_adapters(self, adapters: set[str]) -> int:
+        for i, block in enumerate(blocks(self._peft.get_base_model())):
+            if any("lora_" in name and name.split(".")[-2] in adapters for name, _ in block.named_parameters()):
+                return i
+        return 0  # nothing is adapted: nothing is trained either
 
     def _activate(self, adapter: str) -> None:
         if self._peft.active_adapter != adapter:
@@ -130,18 +146,24 @@ class SharedTrunk:
             parameter.requires_grad_(learns)
 
     @contextlib.contextmanager
-    def model(self, role: Role) -> Iterator[Any]:
+    def model(self, role: Role, lower: LowerBlocks | None = None) -> Iterator[Any]:
         """See Roles.model."""
-        if role == "reference":
-            with self._peft.disable_adapter():
-                yield self._peft.get_base_model()
-            self._activate("policy")
-            return
-        self._activate(role if role != "critic" or self.has_critic else "policy")
-        try:
-            yield self._peft.get_base_model()
-        finally:
-            self._activate("policy")
+        model = self._peft.get_base_model()
+        with lower.on(model) if lower is not None else contextlib.nullcontext():
+            if role == "reference":
+                with self._peft.disable_adapter():
+                    yield model
+                self._activate("policy")
+                return
+            self._activate(role if role != "critic" or self.has_critic else "policy")
+            try:
+                yield model
+            finally:
+                self._activate("policy")
+
+    def lower_blocks(self) -> LowerBlocks | None:
+        """See Roles.lower_blocks."""
+        return LowerBlocks(self._shared) if self._shared else None
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """See Roles.trainable."""
@@ -189,13 +211,18 @@ class SeparateModels:
                 parameter.requires_grad_(parameter is inputs.weight)
         for model in self._models.values():
             no_dropout(model)
+            plain_output_layer(model)  # found out now, not inside a pass
         self._models["reference"].requires_grad_(False)
         self.value_head = value_head(hidden_size(self._models["policy"]), device)
 
     @contextlib.contextmanager
-    def model(self, role: Role) -> Iterator[Any]:
+    def model(self, role: Role, lower: LowerBlocks | None = None) -> Iterator[Any]:
         """See Roles.model."""
         yield self._models[role if role != "critic" or self.has_critic else "policy"]
+
+    def lower_blocks(self) -> LowerBlocks | None:
+        """See Roles.lower_blocks: models of their own share nothing."""
+        return None
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """See Roles.trainable."""

@@ -1,6 +1,7 @@
 """Passes of the roles over a rollout: log-probabilities, values, entropy of the response tokens.
 
-Logits are made for response tokens only. All log-probabilities use the sampling temperature (detail 2).
+Logits are made for response tokens only, and the blocks below the adapters run once for all passes of a
+step. All log-probabilities use the sampling temperature (detail 2).
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from typing import Any
 
 import torch
 
-from trivet.models.reward_model import backbone
+from trivet.models.lower import LowerBlocks
+from trivet.models.output_layer import backbone, plain_output_layer
 from trivet.models.roles import Roles
 from trivet.policy.loss import entropy_from_logits, logps_from_logits
 from trivet.policy.rollout import MicroBatch
+from trivet.policy.vocabulary import linear_logps
 
 
 @dataclass
@@ -32,7 +35,31 @@ def response_pass(model: Any, micro: MicroBatch, temperature: float, *, value_he
 
     entropy: also the entropy of each distribution; with a gradient only where the loss has a use for it.
     The head reads what the output layer reads: the hidden states of the positions that predict the response.
+    Log-probabilities and entropies outside the response mask are 0.
     """
+    layer = None if entropy_gradient else plain_output_layer(model)
+    if layer is None:
+        return _pass_by_logits(model, micro, temperature, value_head, entropy, entropy_gradient)
+    hidden = _states(model, micro)
+    values = None if value_head is None else value_head(hidden.float()).squeeze(-1)
+    mask = micro.response_mask
+    logps, spread = linear_logps(hidden[mask], layer, micro.tokens[mask], temperature, entropy=entropy)
+    empty = torch.zeros(mask.shape, device=mask.device)
+    return TokenPass(empty.masked_scatter(mask, logps), values,
+                     None if spread is None else empty.masked_scatter(mask, spread))
+
+
+def _states(model: Any, micro: MicroBatch) -> torch.Tensor:
+    """Hidden states [b, r, H] of the positions that predict the response tokens."""
+    hidden: torch.Tensor = backbone(model)(input_ids=micro.ids, attention_mask=micro.mask,
+                                           position_ids=micro.position_ids, use_cache=False).last_hidden_state
+    return hidden[:, -micro.width - 1 : -1]
+
+
+def _pass_by_logits(model: Any, micro: MicroBatch, temperature: float, value_head: torch.nn.Module | None,
+                    entropy: bool, entropy_gradient: bool) -> TokenPass:
+    """`response_pass` by the model's own logits: for models that do more than a linear layer at their end, and
+    for an entropy that is part of the loss."""
     seen: list[torch.Tensor] = []
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     try:
@@ -46,15 +73,13 @@ def response_pass(model: Any, micro: MicroBatch, temperature: float, *, value_he
     spread = None
     if entropy:
         with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-            spread = entropy_from_logits(logits, temperature)
-    return TokenPass(logps_from_logits(logits, micro.tokens, temperature), values, spread)
+            spread = entropy_from_logits(logits, temperature) * micro.response_mask
+    return TokenPass(logps_from_logits(logits, micro.tokens, temperature) * micro.response_mask, values, spread)
 
 
 def value_pass(model: Any, micro: MicroBatch, value_head: torch.nn.Module) -> torch.Tensor:
     """Values [b, r] by a critic with weights of its own: no logits are made."""
-    hidden = backbone(model)(input_ids=micro.ids, attention_mask=micro.mask, position_ids=micro.position_ids,
-                             use_cache=False).last_hidden_state
-    return value_head(hidden[:, -micro.width - 1 : -1].float()).squeeze(-1)
+    return value_head(_states(model, micro).float()).squeeze(-1)
 
 
 @dataclass
@@ -66,6 +91,8 @@ class Evaluated:
     values: torch.Tensor
     live: TokenPass | None
     """The policy's pass with its graph, where the step has one micro-batch: the update's first pass is it."""
+    lower: dict[tuple[int, ...], LowerBlocks | None]
+    """What the blocks below the adapters made of each micro-batch, by its rows: the update takes it up."""
 
 
 def evaluate_tokens(roles: Roles, micros: Sequence[MicroBatch], temperature: float, shape: tuple[int, int], *,
@@ -73,18 +100,20 @@ def evaluate_tokens(roles: Roles, micros: Sequence[MicroBatch], temperature: flo
     """One pass of each role under the update's own micro-batch layout, so that the first ratio is 1 (detail 4)."""
     logps, ref_logps, values = (torch.zeros(shape) for _ in range(3))
     live: TokenPass | None = None
+    lower: dict[tuple[int, ...], LowerBlocks | None] = {}
     head = None if roles.has_critic else roles.value_head
     for micro in micros:
-        with torch.set_grad_enabled(keep_graph), roles.model("policy") as model:
+        below = lower[micro.rows] = roles.lower_blocks()
+        with torch.set_grad_enabled(keep_graph), roles.model("policy", below) as model:
             found = response_pass(model, micro, temperature, value_head=head, entropy=keep_graph,
                                   entropy_gradient=entropy_gradient)
         if keep_graph:
             live = found
         with torch.no_grad():
-            with roles.model("reference") as model:
+            with roles.model("reference", below) as model:
                 reference = response_pass(model, micro, temperature)
             if roles.has_critic:
-                with roles.model("critic") as model:
+                with roles.model("critic", below) as model:
                     found_values = value_pass(model, micro, roles.value_head)
             else:
                 assert found.values is not None
@@ -93,4 +122,4 @@ def evaluate_tokens(roles: Roles, micros: Sequence[MicroBatch], temperature: flo
         logps[rows, :width] = found.logps.detach().cpu()
         ref_logps[rows, :width] = reference.logps.cpu()
         values[rows, :width] = found_values.detach().cpu()
-    return Evaluated(logps, ref_logps, values, live)
+    return Evaluated(logps, ref_logps, values, live, lower)

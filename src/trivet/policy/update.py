@@ -100,7 +100,7 @@ def _minibatch(
             return whole[rows, :width].to(device)
 
         head = None if roles.has_critic else roles.value_head
-        with roles.model("policy") as model:
+        with roles.model("policy", old.lower[micro.rows]) as model:
             found = live or response_pass(model, micro, config.sampling.temperature, value_head=head, entropy=True,
                                           entropy_gradient=config.entropy_coef > 0)
             loss, stats = policy_loss(found.logps, part(old.logps), part(advantages), micro.response_mask,
@@ -118,7 +118,7 @@ def _minibatch(
                 total = total + config.value_coef * worth
             _backward(total)
         if roles.has_critic:
-            with roles.model("critic") as model:
+            with roles.model("critic", old.lower[micro.rows]) as model:
                 worth, clipped = value_loss(value_pass(model, micro, roles.value_head), part(old.values),
                                             part(returns), micro.response_mask, config.value_clip, denominator)
                 _backward(config.value_coef * worth)

@@ -70,9 +70,10 @@ def evaluate(setup: Setup, config: PPOConfig, scale: RewardScale, step: int, sam
                            setup.compute.device)
         with torch.no_grad():
             for micro in micros:
-                with setup.roles.model("policy") as model:
+                below = setup.roles.lower_blocks()
+                with setup.roles.model("policy", below) as model:
                     logps = response_pass(model, micro, config.sampling.temperature).logps
-                with setup.roles.model("reference") as model:
+                with setup.roles.model("reference", below) as model:
                     reference = response_pass(model, micro, config.sampling.temperature).logps
                 for row, value in zip(micro.rows, ((logps - reference) * micro.response_mask).sum(-1).tolist(),
                                       strict=True):

@@ -20,11 +20,11 @@ from trivet.generate.sample import prompt_seed, text_of
 from trivet.generate.torch_engine import TorchEngine
 from trivet.judge.calibration import Calibration
 from trivet.models import lora
+from trivet.models.output_layer import backbone
 from trivet.models.reward_model import (
     Group,
     RewardModel,
     as_scorer,
-    backbone,
     by_tokens,
     head_of,
     pack,
