@@ -40,16 +40,17 @@ def trained_like(folder, adapters=None):
     return model, tokenizer, source
 
 
-def test_packing_changes_no_score(any_tiny_model_folder) -> None:
+@pytest.mark.parametrize("pool", ["last", "mean"])
+def test_packing_changes_no_score(any_tiny_model_folder, pool) -> None:
     model, tokenizer, _ = trained_like(any_tiny_model_folder)
     groups = [Group((5, 6, 7), ((8, 9), (10,), (11, 12, 13, 14))), Group((5, 9), ((20, 21),))]
     decoder, head = backbone(plain(model)), head_of(model)
-    together = packed_scores(decoder, head, pack(groups, tokenizer.pad_token_id, torch.float32, "cpu"))
+    together = packed_scores(decoder, head, pack(groups, tokenizer.pad_token_id, torch.float32, "cpu"), pool)
     apart = []
     for group in groups:
         for answer in group.answers:
             hidden = decoder(torch.tensor([[*group.prompt, *answer]])).last_hidden_state
-            apart.append(head(hidden[0, -1]))
+            apart.append(head(hidden[0, -1] if pool == "last" else hidden[0, len(group.prompt):].mean(0)))
     assert together.tolist() == pytest.approx(torch.cat(apart).tolist(), abs=1e-5)
 
 
@@ -57,7 +58,8 @@ def test_packing_changes_no_gradient(tiny_model_folder) -> None:
     model, _, _ = trained_like(tiny_model_folder)
     decoder, head = backbone(plain(model)), head_of(model)
     weights = torch.tensor([1.0, -2.0, 0.5])
-    packed = packed_scores(decoder, head, pack([Group((5, 6, 7), ((8, 9), (10,), (11, 12)))], 0, torch.float32, "cpu"))
+    groups = [Group((5, 6, 7), ((8, 9), (10,), (11, 12)))]
+    packed = packed_scores(decoder, head, pack(groups, 0, torch.float32, "cpu"), "last")
     (packed * weights).sum().backward()
     learned = [p for p in model.parameters() if p.requires_grad]
     one = [p.grad.clone() for p in learned]
@@ -68,12 +70,20 @@ def test_packing_changes_no_gradient(tiny_model_folder) -> None:
         assert torch.allclose(a, p.grad, atol=1e-5)
 
 
-def test_saved_and_loaded_apart_and_on_a_trunk(any_tiny_model_folder, tmp_path) -> None:
+def test_an_empty_answer_has_a_finite_mean(tiny_model_folder) -> None:
+    model, tokenizer, _ = trained_like(tiny_model_folder)
+    packed = pack([Group((5, 6), ((), (7,)))], tokenizer.pad_token_id, torch.float32, "cpu")
+    scores = packed_scores(backbone(plain(model)), head_of(model), packed, "mean")
+    assert scores[0] == 0 and scores[1] != 0
+
+
+@pytest.mark.parametrize("pool", ["last", "mean"])
+def test_saved_and_loaded_apart_and_on_a_trunk(any_tiny_model_folder, tmp_path, pool) -> None:
     model, tokenizer, source = trained_like(any_tiny_model_folder)
     dialogues = [(USER, a) for a in ANSWERS]
-    expected = as_scorer(model, tokenizer, source).score(dialogues)
+    expected = as_scorer(model, tokenizer, source, pool).score(dialogues)
     assert len(set(expected)) == 3
-    lora.save_adapter(model, "default", tmp_path / "rm", source, {"role": "reward"})
+    lora.save_adapter(model, "default", tmp_path / "rm", source, {"role": "reward", "trivet_pool": pool})
     tokenizer.save_pretrained(tmp_path / "rm")
     saved = resolve(str(tmp_path / "rm"))
     assert load_reward_model(saved, torch.float32, "cpu").score(dialogues) == pytest.approx(expected, abs=1e-5)
@@ -89,7 +99,7 @@ def test_plain_peft_loads_the_folder(tiny_model_folder, tmp_path) -> None:
 
     model, tokenizer, source = trained_like(tiny_model_folder)
     lora.save_adapter(model, "default", tmp_path / "rm", source, {})
-    scorer = as_scorer(model, tokenizer, source)
+    scorer = as_scorer(model, tokenizer, source, "last")
     prompt, answer = scorer.token_ids(USER, ANSWERS[0])
     theirs = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "rm", num_labels=1)
     theirs.config.pad_token_id = tokenizer.pad_token_id
@@ -124,16 +134,24 @@ def test_a_reward_model_of_another_tokenizer_reads_text(make_tiny, tmp_path) -> 
     """Detail 7: it gets text and tokenizes it in its own vocabulary."""
     other = make_tiny(tmp_path / "other", "gpt2", seed=3, chat=False)
     model, tokenizer, source = trained_like(other)
-    scores = as_scorer(model, tokenizer, source).score([(USER, a) for a in ANSWERS])
+    scores = as_scorer(model, tokenizer, source, "last").score([(USER, a) for a in ANSWERS])
     assert len(set(scores)) == 3
 
 
 def test_a_dialogue_longer_than_the_context_is_refused(tiny_model_folder) -> None:
     model, tokenizer, source = trained_like(tiny_model_folder)
     with pytest.raises(TrivetError, match="longer than the reward model's context"):
-        as_scorer(model, tokenizer, source).score([(USER, "word " * 400)])
+        as_scorer(model, tokenizer, source, "last").score([(USER, "word " * 400)])
 
 
 def test_targets_that_fit_nothing_are_refused(tiny_model_folder) -> None:
     with pytest.raises(TrivetError, match="fits no linear layer"):
         trained_like(tiny_model_folder, LoRA(targets=["no_such_layer"]))
+
+
+def test_a_pool_that_nobody_knows_is_refused(tiny_model_folder, tmp_path) -> None:
+    model, tokenizer, source = trained_like(tiny_model_folder)
+    lora.save_adapter(model, "default", tmp_path / "rm", source, {"trivet_pool": "median"})
+    tokenizer.save_pretrained(tmp_path / "rm")
+    with pytest.raises(TrivetError, match="'median' is no way to read an answer"):
+        load_reward_model(resolve(str(tmp_path / "rm")), torch.float32, "cpu")

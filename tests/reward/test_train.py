@@ -25,6 +25,8 @@ def config(train, heldout, model, out, **changes) -> RewardConfig:
 
 @pytest.mark.parametrize("changes", [
     {"epochs": 6}, {"epochs": 6, "tune": "full", "optimizer": {"lr": 3e-3}},
+    {"epochs": 6, "tune": "full", "optimizer": {"lr": 3e-3}, "pool": "mean"}, {"epochs": 6, "pool": "mean"},
+    {"epochs": 6, "tune": "head", "pool": "mean", "optimizer": {"lr": 0.3}},
     {"epochs": 6, "loss": "davidson"}, {"epochs": 6, "margin": True, "label_smoothing": 0.1},
 ])
 def test_it_learns_a_rule(preference_files, tiny_model_folder, tmp_path, changes) -> None:
@@ -40,6 +42,29 @@ def test_it_learns_a_rule(preference_files, tiny_model_folder, tmp_path, changes
     calibration = read_json(tmp_path / "r" / "reward" / "calibration.json")
     assert len(calibration["reference_scores"]) == 6
     assert calibration["reference"] == str(tiny_model_folder)
+
+
+def test_frozen_blocks_that_run_once_change_nothing(preference_files, tiny_model_folder, tmp_path) -> None:
+    train, heldout = preference_files
+    rows = []
+    for kept in (4.0, 0.0):
+        out = tmp_path / f"k{kept}"
+        run_stage(STAGES["reward"], config(train, heldout, tiny_model_folder, out, epochs=2, keep_states=kept,
+                                           lora={"r": 4, "last_layers": 1}))
+        rows.append([json.loads(x)["loss"] for x in (out / "metrics.jsonl").read_text().splitlines()])
+    assert rows[0] == pytest.approx(rows[1], abs=1e-4)
+    assert rows[0][-1] != pytest.approx(rows[0][0], abs=1e-3)
+
+
+def test_the_head_alone_learns_and_its_adapter_stays_zero(preference_files, tiny_model_folder, tmp_path) -> None:
+    from trivet.models.lora import adapter_tensors
+
+    train, heldout = preference_files
+    run_stage(STAGES["reward"], config(train, heldout, tiny_model_folder, tmp_path / "r", tune="head", pool="mean"))
+    tensors = adapter_tensors(tmp_path / "r" / "reward")
+    assert all(not t.any() for n, t in tensors.items() if "lora_B" in n)
+    assert next(t for n, t in tensors.items() if n.endswith("score.weight")).any()
+    assert read_json(tmp_path / "r" / "reward" / "trivet_adapter.json")["trivet_pool"] == "mean"
 
 
 def test_each_completion_stands_once_in_its_element(preference_files, tiny_model_folder) -> None:
@@ -126,6 +151,6 @@ def test_chunks_of_like_length_change_nothing(tiny_model_folder, monkeypatch) ->
         monkeypatch.setattr(train, "CHUNK_TOKENS", limit)
         batch = collate(found, 0, torch.float32)
         assert (len(batch["chunks"]) > 1) == (limit == 20)
-        scores = torch.cat([packed_scores(backbone(plain(model)), head_of(model), c) for c in batch["chunks"]])
+        scores = torch.cat([packed_scores(backbone(plain(model)), head_of(model), c, "last") for c in batch["chunks"]])
         seen.append((scores[batch["chosen"]] - scores[batch["rejected"]]).tolist())
     assert seen[0] == pytest.approx(seen[1], abs=1e-5)

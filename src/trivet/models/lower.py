@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from trivet.models.lora import block_count
 
@@ -34,17 +34,20 @@ class LowerBlocks:
     frozen; no gradient flows into them. What is kept is one hidden state a token.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._output: Any = None
+    def __init__(self, count: int, hidden: Tensor | None = None) -> None:
+        """hidden: [N, T, H] states that are already known; then no pass computes them."""
+        self.count, self.hidden = count, hidden
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
-        """Passes of `model` inside the block share the lower blocks' result."""
+        """Passes of `model` inside the block share the lower blocks' result.
+
+        Raises TypeError for a model whose blocks give more than a hidden state.
+        """
         chosen = list(blocks(model))[: self.count]
         if not chosen:
             yield
-        elif self._output is None:
+        elif self.hidden is None:
             hook = chosen[-1].register_forward_hook(self._keep)
             try:
                 yield
@@ -60,7 +63,18 @@ class LowerBlocks:
                     del block.forward  # the class's own is there again
 
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._output = output
+        if not isinstance(output, Tensor):
+            raise TypeError(f"a block of {type(module).__name__} gives {type(output).__name__}, not a hidden state")
+        self.hidden = output.detach()
 
-    def _take(self, *args: Any, **kwargs: Any) -> Any:
-        return self._output
+    def _take(self, *args: Any, **kwargs: Any) -> Tensor:
+        assert self.hidden is not None
+        return self.hidden
+
+
+def frozen_blocks(model: nn.Module) -> int:
+    """How many blocks, from the first, hold nothing that is trained."""
+    for i, block in enumerate(blocks(model)):
+        if any(p.requires_grad for p in block.parameters()):
+            return i
+    return len(blocks(model))

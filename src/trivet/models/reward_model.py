@@ -1,8 +1,9 @@
-"""A reward model: a decoder's last hidden state through a one-number head.
+"""A reward model: a decoder's hidden states of an answer through a one-number head.
 
 It is kept in the field's own form (sequence classification with one label): a whole model folder, or a PEFT
 adapter with its `score` head, so that other programs load it too. `calibration.json` beside it places its
-scores among those of the reference model's own answers.
+scores among those of the reference model's own answers. The field's form reads the last token; a model that
+reads the mean over the answer (`pool: mean`) says so in its folder, and other programs would read it wrongly.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import nn
 
-from trivet.artifacts import Message
+from trivet.artifacts import Message, read_json
 from trivet.config import LoRA
 from trivet.data.chat import context_length, dialogue_ids, ensure_template
 from trivet.errors import TrivetError
@@ -25,6 +26,8 @@ from trivet.models.roles import Roles, no_dropout
 from trivet.models.source import ModelSource, adapter_base, load_sequence_classifier, load_tokenizer
 
 T = TypeVar("T")
+Pool = Literal["last", "mean"]
+"""What of an answer the head reads: the state of its last token, or the mean over its tokens."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,17 @@ def pack(groups: Sequence[Group], pad: int, dtype: torch.dtype, device: Any) -> 
     """Groups as rows `prompt, answer 1, …, answer K`, in which no answer sees another.
 
     Returns input_ids [N, T], position_ids [N, T] (every answer goes on where the prompt ended), an additive
-    attention_mask [N, 1, T, T], and `rows`, `ends` [total answers]: where each answer's last token stands.
+    attention_mask [N, 1, T, T], `rows`, `ends` [total answers]: where each answer's last token stands, and
+    `owners` [N, T]: the number of the answer that a token belongs to, -1 for prompts and padding.
     A causal decoder gives each answer the hidden states it would have alone after its prompt.
     """
     width = max(map(len, groups))
     ids = torch.full((len(groups), width), pad, dtype=torch.long)
     place = torch.zeros((len(groups), width), dtype=torch.long)
     part = torch.full((len(groups), width), -1, dtype=torch.long)  # 0 prompt, k the k-th answer, -1 padding
-    rows, ends = [], []
+    owners = torch.full((len(groups), width), -1, dtype=torch.long)
+    rows: list[int] = []
+    ends: list[int] = []
     for i, group in enumerate(groups):
         start = len(group.prompt)
         ids[i, :start] = torch.tensor(group.prompt)
@@ -60,6 +66,7 @@ def pack(groups: Sequence[Group], pad: int, dtype: torch.dtype, device: Any) -> 
             ids[i, start:end] = torch.tensor(answer)
             place[i, start:end] = torch.arange(len(group.prompt), len(group.prompt) + len(answer))
             part[i, start:end] = k
+            owners[i, start:end] = len(rows)
             rows.append(i)
             ends.append(end - 1)
             start = end
@@ -67,16 +74,23 @@ def pack(groups: Sequence[Group], pad: int, dtype: torch.dtype, device: Any) -> 
     sees = causal & ((part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None]))
     mask = torch.full((len(groups), 1, width, width), torch.finfo(dtype).min, dtype=dtype)
     mask.masked_fill_(sees[:, None], 0.0)  # padding sees padding: a row that sees nothing would be NaN
-    packed = {"input_ids": ids, "position_ids": place, "attention_mask": mask,
+    packed = {"input_ids": ids, "position_ids": place, "attention_mask": mask, "owners": owners,
               "rows": torch.tensor(rows), "ends": torch.tensor(ends)}
     return {k: v.to(device) for k, v in packed.items()}
 
 
-def packed_scores(decoder: Any, head: nn.Module, packed: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Scores [total answers], float32: the head on the hidden state of each answer's last token."""
+def packed_scores(decoder: Any, head: nn.Module, packed: dict[str, torch.Tensor], pool: Pool) -> torch.Tensor:
+    """Scores [total answers], float32: the head on what `pool` says of each answer's hidden states."""
     hidden = decoder(input_ids=packed["input_ids"], attention_mask=packed["attention_mask"],
                      position_ids=packed["position_ids"], use_cache=False).last_hidden_state
-    return head(hidden[packed["rows"], packed["ends"]].float()).squeeze(-1)
+    if pool == "last":
+        return head(hidden[packed["rows"], packed["ends"]].float()).squeeze(-1)
+    owners = packed["owners"].flatten()
+    chosen = owners >= 0
+    sums = torch.zeros(len(packed["rows"]), hidden.shape[-1], device=hidden.device)
+    sums = sums.index_add(0, owners[chosen], hidden.flatten(0, 1)[chosen].float())
+    counts = torch.bincount(owners[chosen], minlength=len(sums)).clamp(min=1)  # an empty answer: a state of zeros
+    return head(sums / counts[:, None]).squeeze(-1)
 
 
 class RewardModel:
@@ -84,9 +98,9 @@ class RewardModel:
 
     def __init__(
         self, tokenizer: Any, head: nn.Module, use: Callable[[], contextlib.AbstractContextManager[Any]],
-        *, context: int | None, source: ModelSource, parameters: int,
+        *, context: int | None, source: ModelSource, parameters: int, pool: Pool,
     ) -> None:
-        self.tokenizer, self.head, self._use = tokenizer, head, use
+        self.tokenizer, self.head, self._use, self.pool = tokenizer, head, use, pool
         self.context, self.source, self.parameters = context, source, parameters
 
     def token_ids(self, messages: Sequence[Message], answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -124,7 +138,7 @@ class RewardModel:
         with self._use() as model:
             for batch in by_tokens(groups, batch_tokens):
                 packed = pack([g for g, _ in batch], self.tokenizer.pad_token_id, model.dtype, model.device)
-                found = packed_scores(backbone(model), self.head, packed).tolist()
+                found = packed_scores(backbone(model), self.head, packed, self.pool).tolist()
                 for index, value in zip((i for _, members in batch for i in members), found, strict=True):
                     scores[index] = value
         return scores
@@ -146,16 +160,19 @@ def by_tokens(groups: Sequence[tuple[Group, T]], limit: int) -> Iterator[list[tu
 
 
 def trainable_reward_model(
-    source: ModelSource, dtype: torch.dtype, device: str, adapters: LoRA | None
+    source: ModelSource, dtype: torch.dtype, device: str, adapters: LoRA | None, *, head_only: bool = False
 ) -> tuple[Any, Any]:
     """(model, tokenizer) to train: sequence classification, one label, its head at zero, dropout off.
 
-    adapters: LoRA over a trunk in `dtype`; None trains all weights in float32.
+    adapters: LoRA over a trunk in `dtype`; None trains all weights in float32. head_only: the head alone learns;
+    it is an adapter, too, whose LoRA part in the last block stays zero, so that it is saved and loaded alike.
     """
     from peft import get_peft_model
 
     tokenizer = load_tokenizer(source)
     ensure_template(tokenizer)
+    if head_only:
+        adapters = LoRA(r=1, alpha=1, targets="attention", last_layers=1)
     model = load_sequence_classifier(source, torch.float32 if adapters is None else dtype, device)
     model.config.pad_token_id = tokenizer.pad_token_id
     if not isinstance(getattr(model, "score", None), nn.Linear):
@@ -169,9 +186,10 @@ def trainable_reward_model(
     config = lora.lora_config(model, adapters, "SEQ_CLS")
     config.modules_to_save = ["score"]
     model = get_peft_model(model, config)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+            parameter.requires_grad_(not head_only or "score" in name)
     return model, tokenizer
 
 
@@ -186,18 +204,29 @@ def head_of(model: Any) -> nn.Module:
     return head.modules_to_save["default"] if hasattr(head, "modules_to_save") else head
 
 
-def as_scorer(model: Any, tokenizer: Any, source: ModelSource) -> RewardModel:
+def pool_of(source: ModelSource) -> Pool:
+    """What of an answer a saved reward model reads, as its folder says; the field's form reads the last token.
+
+    Raises TrivetError for a folder that says something else.
+    """
+    file = source.folder / ("trivet_adapter.json" if source.is_adapter else "config.json")
+    pool = read_json(file).get("trivet_pool", "last") if file.is_file() else "last"
+    if pool not in get_args(Pool):
+        raise TrivetError(f"{pool!r} is no way to read an answer", file=file, field="trivet_pool",
+                          expected=" or ".join(get_args(Pool)), mend="train the reward model again")
+    return cast(Pool, pool)
+
+
+def as_scorer(model: Any, tokenizer: Any, source: ModelSource, pool: Pool) -> RewardModel:
     """A loaded sequence classifier (PEFT-wrapped or plain) as a RewardModel."""
     inner = plain(model)
     return RewardModel(
         tokenizer, head_of(model), lambda: contextlib.nullcontext(inner), context=context_length(inner),
-        source=source, parameters=sum(p.numel() for p in inner.parameters()))
+        source=source, parameters=sum(p.numel() for p in inner.parameters()), pool=pool)
 
 
 def is_reward_folder(source: ModelSource) -> bool:
     """Whether a folder is a reward model: an adapter with a head, or a sequence classifier."""
-    from trivet.artifacts import read_json
-
     if source.is_adapter:
         return read_json(source.folder / "adapter_config.json").get("task_type") == "SEQ_CLS"
     names = read_json(source.folder / "config.json").get("architectures") or []
@@ -222,7 +251,7 @@ def load_reward_model(source: ModelSource, dtype: torch.dtype, device: str) -> R
     no_dropout(model)
     model.requires_grad_(False)
     head_of(model).float()
-    return as_scorer(model, tokenizer, source)
+    return as_scorer(model, tokenizer, source, pool_of(source))
 
 
 def head_weight(source: ModelSource) -> torch.Tensor:
@@ -253,4 +282,4 @@ def reward_on_trunk(roles: Roles, role: str, source: ModelSource, device: str) -
     with roles.model(role) as model:
         context, parameters = context_length(model), sum(p.numel() for p in model.parameters())
     return RewardModel(tokenizer, head, lambda: roles.model(role), context=context, source=source,
-                       parameters=parameters)
+                       parameters=parameters, pool=pool_of(source))

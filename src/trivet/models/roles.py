@@ -133,10 +133,9 @@ class SharedTrunk:
         self._activate("policy")
 
     def _blocks_below_adapters(self, adapters: set[str]) -> int:
-        for i, block in enumerate(blocks(self._peft.get_base_model())):
-            if any("lora_" in name and name.split(".")[-2] in adapters for name, _ in block.named_parameters()):
-                return i
-        return 0  # nothing is adapted: nothing is trained either
+        adapted = [i for i, block in enumerate(blocks(self._peft.get_base_model()))
+                   for name, _ in block.named_parameters() if "lora_" in name and name.split(".")[-2] in adapters]
+        return min(adapted)
 
     def _activate(self, adapter: str) -> None:
         if self._peft.active_adapter != adapter:

@@ -45,12 +45,15 @@ class RewardConfig(StageConfig):
     """Pairs of other prompts, to evaluate on. Without them nothing can be said of accuracy."""
     model: str = EMBEDDED
     """The trunk. The same one that `ppo` will align saves memory there."""
-    tune: Literal["lora", "full"] = "lora"
-    """Adapters over a frozen trunk, or all weights."""
+    tune: Literal["head", "lora", "full"] = "lora"
+    """The head alone (for a few hundred rankings or fewer), adapters over a frozen trunk, or all weights."""
     lora: LoRA = LoRA()
     """Adapters, where tune is lora."""
+    pool: Literal["last", "mean"] = "last"
+    """The head reads the state of the answer's last token (the field's form), or the mean over its tokens (learns
+    more from few rankings; other programs can't read it)."""
     optimizer: Optimizer = Optimizer(lr=3e-4)
-    """AdamW's settings (3e-5 suits tune=full)."""
+    """AdamW's settings (3e-5 suits tune=full, 3e-3 tune=head)."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the pairs; more than one or two overfits (InstructGPT, appendix C.2)."""
     batch: int = Field(8, ge=1)
@@ -67,6 +70,9 @@ class RewardConfig(StageConfig):
     """Share of labels taken to be wrong."""
     centering: float = Field(0.01, ge=0)
     """Weight of the penalty on the squared sum of a pair's scores, which keeps them around 0."""
+    keep_states: float = Field(4.0, ge=0)
+    """GB of memory for what the frozen blocks make of the training data: with more than one epoch they then run
+    once. 0: never."""
     checkpoint: Checkpointing = Checkpointing()
     """Saving."""
     calibration: CalibrationConfig = CalibrationConfig()

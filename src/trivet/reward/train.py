@@ -6,7 +6,8 @@ element, each forwarded once an epoch; here the prompt is forwarded once for all
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from trivet.generate.sample import prompt_seed, text_of
 from trivet.generate.torch_engine import TorchEngine
 from trivet.judge.calibration import Calibration
 from trivet.models import lora
+from trivet.models.lower import LowerBlocks, frozen_blocks
 from trivet.models.output_layer import backbone
 from trivet.models.reward_model import (
     Group,
@@ -38,6 +40,7 @@ from trivet.reward.evaluate import Evaluation, evaluate_pairs
 from trivet.reward.loss import bradley_terry_loss, centering_loss, davidson_loss
 from trivet.runs import Run, Summary
 from trivet.training.device import Compute, prepare, seed_all
+from trivet.training.progress import bar
 from trivet.training.trainer import fit
 
 
@@ -66,6 +69,8 @@ class Element:
     group: Group
     pairs: tuple[tuple[int, int, float, float, float, bool], ...]
     """(chosen, rejected, label, weight, margin, tie)"""
+    states: torch.Tensor | None = None
+    """[tokens, H]: what the frozen blocks make of the group, where it is kept."""
 
     @property
     def weight(self) -> float:
@@ -96,10 +101,7 @@ def elements(
         most = min(x for x in (limit, context, 2**31) if x is not None)
         kept = [r for r in members if max(len(texts[r.chosen]), len(texts[r.rejected])) <= most]
         if len(kept) < len(members) and limit is None:
-            raise TrivetError(
-                f"pair {next(r.id for r in members if r not in kept)!r} is longer than the model's context of "
-                f"{context} tokens", file=file, field="prompt",
-                mend=f"shorten it, or leave such pairs out with --max-length {context}")
+            raise _too_long(next(r.id for r in members if r not in kept), context, file)
         left_out += len(members) - len(kept)
         if not kept:
             continue
@@ -126,14 +128,18 @@ def decided(rows: list[Preference], tokenizer: Any, limit: int | None, context: 
     for row in rows:
         longest = max(len(dialogue_ids(tokenizer, row.prompt, t.strip())[0]) for t in (row.chosen, row.rejected))
         if longest > most and limit is None:
-            raise TrivetError(f"pair {row.id!r} is longer than the model's context of {context} tokens", file=file,
-                              field="prompt", mend=f"shorten it, or leave such pairs out with --max-length {context}")
+            raise _too_long(row.id, context, file)
         if longest <= most and not row.tie and row.label != 0.5:
             kept.append(row)
     if not kept:
         raise TrivetError("no held-out pair is left to evaluate on: all are tied, or longer than --max-length",
                           file=file, field="heldout", mend="give other held-out pairs, or none")
     return kept
+
+
+def _too_long(pair: str, context: int | None, file: Path) -> TrivetError:
+    return TrivetError(f"pair {pair!r} is longer than the model's context of {context} tokens", file=file,
+                       field="prompt", mend=f"shorten it, or leave such pairs out with --max-length {context}")
 
 
 CHUNK_TOKENS = 1024  # padded tokens that are forwarded at once
@@ -143,8 +149,8 @@ def collate(batch: list[Element], pad: int, dtype: torch.dtype) -> dict[str, Any
     """A batch of elements as tensors: `chunks` of like length, so that a long dialogue does not pad a short one,
     and pairs, whose indices count through all answers of all chunks in order."""
     batch = sorted(batch, key=lambda e: len(e.group))
-    chunks = [pack([g for g, _ in part], pad, dtype, "cpu")
-              for part in by_tokens([(e.group, None) for e in batch], CHUNK_TOKENS)]
+    chunks = [_chunk([e for _, e in part], pad, dtype)
+              for part in by_tokens([(e.group, e) for e in batch], CHUNK_TOKENS)]
     columns: list[list[Any]] = [[] for _ in range(6)]
     base = 0
     for element in batch:
@@ -155,6 +161,31 @@ def collate(batch: list[Element], pad: int, dtype: torch.dtype) -> dict[str, Any
     names = ("chosen", "rejected", "label", "weight", "margin", "tie")
     kinds = (torch.long, torch.long, torch.float32, torch.float32, torch.float32, torch.bool)
     return {"chunks": chunks} | {n: torch.tensor(c, dtype=k) for n, c, k in zip(names, columns, kinds, strict=True)}
+
+
+def _chunk(part: list[Element], pad: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    packed = pack([e.group for e in part], pad, dtype, "cpu")
+    states = [e.states for e in part if e.states is not None]
+    if states:
+        packed["states"] = nn.utils.rnn.pad_sequence(states, batch_first=True)
+    return packed
+
+
+@torch.no_grad()
+def keep_states(data: list[Element], model: Any, count: int, pad: int) -> list[Element]:
+    """The elements, each with what the first `count` blocks make of it: computed once for all epochs."""
+    inner, found = plain(model), []
+    with bar("frozen blocks", len(data)) as advance:
+        for element in data:
+            packed = pack([element.group], pad, inner.dtype, inner.device)
+            lower = LowerBlocks(count)
+            with lower.on(inner):
+                backbone(inner)(input_ids=packed["input_ids"], attention_mask=packed["attention_mask"],
+                                position_ids=packed["position_ids"], use_cache=False)
+            assert lower.hidden is not None
+            found.append(replace(element, states=lower.hidden[0].cpu()))
+            advance()
+    return found
 
 
 def pair_loss(scores: torch.Tensor, batch: dict[str, Any], config: RewardConfig,
@@ -187,7 +218,8 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
         raise TrivetError("the trunk of a reward model must be a whole model, not an adapter", field="model",
                           file=source.folder, mend="name the adapter's base model")
     model, tokenizer = trainable_reward_model(
-        source, compute.trunk, compute.device, config.lora if config.tune == "lora" else None)
+        source, compute.trunk, compute.device, config.lora if config.tune == "lora" else None,
+        head_only=config.tune == "head")
     context = context_length(plain(model))
     data, left_out = elements(train, tokenizer, config.max_length, context, config.preferences)
     # what follows the training is looked at before it
@@ -207,9 +239,19 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
                           file=config.preferences, mend="use --loss davidson, or `trivet pairs` without --keep-ties")
     dtype = plain(model).dtype
 
+    frozen = frozen_blocks(plain(model)) if config.tune != "full" else 0
+    size = sum(len(e.group) for e in data) * plain(model).config.get_text_config().hidden_size * dtype.itemsize
+    if frozen and config.epochs > 1 and size <= config.keep_states * 1e9:
+        data = keep_states(data, model, frozen, tokenizer.pad_token_id)
+
     def loss_sum(module: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float]]:
         decoder, head = backbone(plain(module)), head_of(module)
-        scores = torch.cat([packed_scores(decoder, head, chunk) for chunk in batch["chunks"]])
+        parts = []
+        for chunk in batch["chunks"]:
+            known = LowerBlocks(frozen, chunk["states"]).on(plain(module)) if "states" in chunk else nullcontext()
+            with known:
+                parts.append(packed_scores(decoder, head, chunk, config.pool))
+        scores = torch.cat(parts)
         weight = batch["weight"].sum()
         with torch.no_grad():
             diff = scores[batch["chosen"]] - scores[batch["rejected"]]
@@ -223,7 +265,7 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
         micro_batch=config.micro_batch, optimizer=config.optimizer, checkpoint=config.checkpoint,
         compute=compute, seed=config.seed, report_to=config.report_to)
     run.meter.count("trained", round(sum(len(e.group) for e in data) * config.epochs))
-    scorer = as_scorer(model, tokenizer, source)
+    scorer = as_scorer(model, tokenizer, source, config.pool)
     evaluation = _evaluate(scorer, heldout, config, run) if heldout else None
     calibration, facts = _calibrate(scorer, train, reference, config, source, compute, run)
     folder = _save(model, tokenizer, source, calibration, facts, config, run)
@@ -316,9 +358,10 @@ def _calibrate(
 def _save(model: Any, tokenizer: Any, source: ModelSource, calibration: Calibration, facts: dict[str, Any],
           config: RewardConfig, run: Run) -> Path:
     with atomic_folder(run.path("reward")) as folder:
-        if config.tune == "lora":
-            lora.save_adapter(model, "default", folder, source, {"role": "reward"})
+        if config.tune != "full":
+            lora.save_adapter(model, "default", folder, source, {"role": "reward", "trivet_pool": config.pool})
         else:
+            model.config.trivet_pool = config.pool
             model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_json(folder / "calibration.json", {"schema_version": 1, **facts, **calibration.to_dict()})
