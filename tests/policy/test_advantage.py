@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from trivet.policy.advantage import gae, masked_mean, token_rewards, whiten
+from trivet.policy.advantage import gae, masked_mean, others_mean, token_rewards, whiten
 
 LENGTHS = [5, 1, 3]
 NAN = float("nan")
@@ -143,3 +143,21 @@ def test_whitening_what_does_not_vary_gives_zero(lengths: list[int], value: floa
     mask = response_mask(lengths, max(lengths))
     x = torch.full(mask.shape, value)
     assert torch.equal(whiten(x, mask), torch.zeros_like(x))
+
+
+def test_the_baseline_is_the_mean_of_the_others() -> None:
+    scores = torch.tensor([1.0, 2.0, 6.0, -1.0, 0.0, 4.0])
+    assert others_mean(scores, 3).tolist() == pytest.approx([4.0, 3.5, 1.5, 2.0, 1.5, -0.5])
+    assert others_mean(torch.tensor([3.0, 5.0]), 2).tolist() == [5.0, 3.0]
+
+
+def test_the_baseline_takes_out_what_the_prompt_does_to_all_its_answers() -> None:
+    scores, prompt = torch.randn(8), torch.tensor([100.0, -7.0]).repeat_interleave(4)
+    left = scores - others_mean(scores, 4)
+    assert (scores + prompt - others_mean(scores + prompt, 4)).tolist() == pytest.approx(left.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("count", "answers"), [(4, 1), (5, 2)])
+def test_a_baseline_needs_whole_groups_of_two(count: int, answers: int) -> None:
+    with pytest.raises(ValueError, match="no groups"):
+        others_mean(torch.zeros(count), answers)

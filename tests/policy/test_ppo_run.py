@@ -38,6 +38,7 @@ def here(monkeypatch):
 @pytest.mark.parametrize("changes", [
     {}, {"tune": "full", "optimizer": {"lr": 3e-3}, "critic": "separate"},
     {"kl": {"where": "loss", "coef": 0.02}, "entropy_coef": 0.001, "minibatches": 2, "micro_batch": 4},
+    {"answers": 4, "prompt_baseline": True, "lora": {"last_layers": 1}, "minibatches": 2},
 ])
 def test_the_policy_gets_better(prompt_file, any_tiny_model_folder, tmp_path, changes) -> None:
     summary = run(prompt_file, any_tiny_model_folder, tmp_path / "p", stop={"steps": 25},
@@ -53,6 +54,23 @@ def test_the_policy_gets_better(prompt_file, any_tiny_model_folder, tmp_path, ch
     before = read_rows(tmp_path / "p" / "evaluations" / "step-00000.jsonl", WatchRow)
     assert {r.kl for r in before} == {0.0}
     assert (tmp_path / "p" / "evaluations" / "step-00010.jsonl").exists()
+
+
+def test_the_answers_to_a_prompt_stand_side_by_side(prompt_file, tiny_model_folder, tmp_path) -> None:
+    run(prompt_file, tiny_model_folder, tmp_path / "p", stop={"steps": 1}, answers=4)
+    rows = read_rows(tmp_path / "p" / "rollouts" / "step-00001.jsonl", RolloutRow)
+    prompts = [r.id.split("/")[0] for r in rows]
+    assert prompts == [p for p in prompts[::4] for _ in range(4)] and len(set(prompts)) == 4
+    assert len({r.completion for r in rows[:4]}) > 1
+
+
+@pytest.mark.parametrize(("changes", "what"), [
+    ({"answers": 3}, "do not divide"), ({"prompt_baseline": True}, "needs two answers")])
+def test_groups_that_do_not_fit_are_refused(prompt_file, tiny_model_folder, tmp_path, changes, what) -> None:
+    from pydantic import ValidationError
+
+    with pytest.raises(ValidationError, match=what):
+        run(prompt_file, tiny_model_folder, tmp_path / "p", **changes)
 
 
 def test_the_saved_policy_is_the_one_that_was_measured(prompt_file, tiny_model_folder, tmp_path) -> None:

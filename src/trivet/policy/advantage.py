@@ -122,3 +122,18 @@ def token_rewards(scores: Tensor, kl: Tensor | None, mask: Tensor, kl_coef: floa
         require_same_shape(kl=kl, mask=mask)
         rewards = torch.where(mask, -kl_coef * kl.float(), 0.0)
     return rewards.scatter_add(1, (lengths - 1).unsqueeze(1), scores.float().unsqueeze(1))
+
+
+def others_mean(scores: Tensor, answers: int) -> Tensor:
+    """For each score the mean score of the other answers to its prompt: a baseline that the answer has no part in.
+
+    `scores` is [N], the `answers` answers to one prompt side by side. Taking such a baseline off leaves the
+    gradient's expectation alone and takes out what the prompt itself makes of all its answers. Kool et al. 2019,
+    'Buy 4 REINFORCE Samples, Get a Baseline for Free!'; Ahmadian et al. 2024, 'Back to Basics', section 3.3.
+
+    Raises ValueError for fewer than two answers a prompt, or a number of scores that they do not divide.
+    """
+    if answers < 2 or len(scores) % answers:
+        raise ValueError(f"{len(scores)} scores are no groups of {answers} answers, two at least")
+    groups = scores.view(-1, answers)
+    return ((groups.sum(-1, keepdim=True) - groups) / (answers - 1)).flatten()

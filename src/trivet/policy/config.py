@@ -170,7 +170,12 @@ class PPOConfig(StageConfig):
     sampling: PPOSampling = PPOSampling()
     """How rollouts are drawn."""
     rollout: int = Field(32, ge=1)
-    """Prompts a step, one answer each."""
+    """Answers a step."""
+    answers: int = Field(1, ge=1)
+    """Of them, how many to each prompt."""
+    prompt_baseline: bool = False
+    """Take from each score the mean score of its prompt's other answers (answers: 2 or more): steadier where scores
+    differ more between prompts than between answers."""
     epochs: int = Field(2, ge=1)
     """Passes over each rollout."""
     minibatches: int = Field(1, ge=1)
@@ -214,6 +219,10 @@ class PPOConfig(StageConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> PPOConfig:
+        if self.rollout % self.answers:
+            raise ValueError(f"answers: {self.answers} do not divide a rollout of {self.rollout}")
+        if self.prompt_baseline and self.answers < 2:
+            raise ValueError("prompt_baseline: needs two answers to each prompt at least; set answers")
         if self.minibatches > self.rollout:
             raise ValueError("minibatches: more of them than answers in a rollout")
         if self.kl.adaptive and self.rollout >= 5 * self.kl.horizon:

@@ -25,7 +25,7 @@ from trivet.evaluate.config import MAX_FAIL
 from trivet.generate.sample import text_of
 from trivet.judge.rewards import call
 from trivet.policy import state as states
-from trivet.policy.advantage import gae, token_rewards, whiten
+from trivet.policy.advantage import gae, others_mean, token_rewards, whiten
 from trivet.policy.config import PPOConfig
 from trivet.policy.kl import kl_estimate, sequence_kl
 from trivet.policy.passes import Evaluated, evaluate_tokens
@@ -177,7 +177,8 @@ def _step(
         return state, reason
     in_reward = config.kl.where == "reward"
     per_token = kl_estimate(old.logps, old.ref_logps, config.kl.chosen) if in_reward else None
-    rewards = token_rewards(penalised, per_token, mask, state.kl_coef if in_reward else 0.0)
+    baseline = others_mean(penalised, config.answers) if config.prompt_baseline else torch.zeros(())
+    rewards = token_rewards(penalised - baseline, per_token, mask, state.kl_coef if in_reward else 0.0)
     advantages, returns = gae(rewards, old.values, mask, config.gamma, config.lam)
     with phase("update"):
         stats = update(setup.roles, optimizer, minibatches, old, whiten(advantages, mask), returns, config, step)
@@ -196,13 +197,17 @@ def _step(
 
 
 def _sample(setup: Setup, config: PPOConfig, step: int) -> Rollout:
-    """One answer to each prompt of the step, drawn by the policy."""
-    chosen = [setup.train[i] for i in batch_indices(step, len(setup.train), config.rollout, config.seed)]
+    """`config.answers` answers to each prompt of the step, drawn by the policy."""
+    count = config.rollout // config.answers
+    chosen = [setup.train[i] for i in batch_indices(step, len(setup.train), count, config.seed)]
     tokens = [setup.tokens[p.id] for p in chosen]
     seeds = [(config.seed * 1_000_003 + step) * 100_003 + i for i in range(len(chosen))]
     with setup.roles.model("policy") as model:
-        answers = [a[0] for a in setup.engine(model).generate(tokens, setup.sampling, n=1, seeds=seeds)]
-    return make_rollout(chosen, tokens, answers, [text_of(setup.tokenizer, a) for a in answers])
+        groups = setup.engine(model).generate(tokens, setup.sampling, n=config.answers, seeds=seeds)
+    return make_rollout([p for p in chosen for _ in range(config.answers)],
+                        [t for t in tokens for _ in range(config.answers)],
+                        answers := [a for group in groups for a in group],
+                        [text_of(setup.tokenizer, a) for a in answers])
 
 
 def _first_scale(setup: Setup, config: PPOConfig) -> RewardScale:

@@ -1,22 +1,9 @@
-"""`--report-to tensorboard|wandb`, through accelerate."""
+"""`--report-to tensorboard|wandb`, through accelerate. That the tracker is installed was seen to by config.py."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from trivet.errors import TrivetError
-
-
-def require(names: Sequence[str]) -> None:
-    """Raise TrivetError for a tracker that is not installed, before any work is done."""
-    from accelerate.utils import is_tensorboard_available, is_wandb_available
-
-    there = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
-    for name in names:
-        if not there[name]():
-            raise TrivetError(f"{name} is not installed", field="report_to", mend=f"pip install 'trivet[{name}]'")
 
 
 class Trackers:
@@ -28,7 +15,6 @@ class Trackers:
             return
         from accelerate import Accelerator
 
-        require(names)
         self._accelerator = Accelerator(log_with=list(names), project_dir=str(folder), cpu=True)
         self._accelerator.init_trackers("tensorboard" if names == ["tensorboard"] else "trivet",
                                         config=_flat(config))

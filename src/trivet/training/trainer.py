@@ -26,7 +26,6 @@ from trivet.training import checkpoints
 from trivet.training.device import Compute
 from trivet.training.interrupt import Interruption, graceful
 from trivet.training.progress import bar
-from trivet.training.trackers import require
 
 WEIGHTS = "trainable.safetensors"
 
@@ -136,7 +135,6 @@ def fit(
     batch: rows a step; micro_batch: rows a pass (default: all). Raises KeyboardInterrupt after Ctrl-C, once
     the step is done and saved.
     """
-    require(report_to)
     micro = min(micro_batch or batch, batch, len(data))
     accumulate = max(1, round(min(batch, len(data)) / micro))
     per_epoch = math.ceil(math.ceil(len(data) / micro) / accumulate)
