@@ -122,7 +122,8 @@ def free_leases(connection: Connection, where: ColumnElement[bool], state: str) 
     """End leases: `expired` ones may come back to the labeler, `released` ones were taken away. How many ended."""
     held = connection.execute(
         select(AssignmentRow.id).where(AssignmentRow.state == "leased", AssignmentRow.purpose.in_(GIVEN), where)
-        .order_by(AssignmentRow.item_id, AssignmentRow.id).limit(SWEEP).with_for_update(skip_locked=True)).scalars().all()
+        .order_by(AssignmentRow.item_id, AssignmentRow.id).limit(SWEEP).with_for_update(skip_locked=True)
+    ).scalars().all()
     if not held:
         return 0
     ended = connection.execute(
@@ -156,7 +157,7 @@ def lease(connection: Connection, settings: ProjectSettings, user_id: int, item:
 def _pick_label(connection: Connection, settings: ProjectSettings, user_id: int) -> int | None:
     """Lease the open item nearest to completion that this labeler has not seen; else the next of the seeded order."""
     own = and_(AssignmentRow.item_id == ItemRow.id, AssignmentRow.user_id == user_id)
-    query: Select[Any] = (
+    query = (
         select(ItemRow.id, ItemRow.size, ItemRow.name, AssignmentRow.id.label("own_id"))
         .outerjoin(AssignmentRow, and_(own, AssignmentRow.purpose == "label"))
         .where(ItemRow.missing > 0, ItemRow.paused.is_(False),

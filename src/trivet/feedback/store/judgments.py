@@ -39,7 +39,8 @@ def check_ranks(ranks: Sequence[int | None], size: int) -> Ranks:
         raise Invalid(f"{size} answers but {len(ranks)} ranks", field="ranks", mend="give each answer a rank or F")
     for rank in ranks:
         if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= size):
-            raise Invalid(f"{rank!r} is no rank", field="ranks", mend=f"give ranks from 1 (best) to {size}, or null for F")
+            raise Invalid(f"{rank!r} is no rank", field="ranks",
+                          mend=f"give ranks from 1 (best) to {size}, or null for F")
     return list(ranks)
 
 
@@ -91,7 +92,8 @@ def hold_user(connection: Connection, user_id: int) -> None:
         raise LeaseLost("an admin has paused your account", mend="ask the admin")
 
 
-def earlier(connection: Connection, user_id: int, request_id: str, kind: str, assignment_id: int | None) -> Judgment | None:
+def earlier(connection: Connection, user_id: int, request_id: str, kind: str,
+            assignment_id: int | None) -> Judgment | None:
     """The row that this request has written already. Raises Invalid when the id was used for something else."""
     row = connection.execute(select(*JUDGMENT_COLUMNS).where(
         JudgmentRow.user_id == user_id, JudgmentRow.request_id == request_id)).first()

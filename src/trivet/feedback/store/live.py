@@ -31,7 +31,8 @@ class Live(Connected):
         try:
             row = Completions(id=f"live-{secrets.token_hex(8)}", messages=list(messages), completions=list(completions))
         except ValidationError as error:
-            raise Invalid(error.errors()[0]["msg"].removeprefix("Value error, "), mend="write the prompt again") from None
+            raise Invalid(error.errors()[0]["msg"].removeprefix("Value error, "), mend="write the prompt again"
+                          ) from None
 
         def work(connection: Connection) -> Assignment:
             hold_user(connection, user_id)

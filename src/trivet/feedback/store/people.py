@@ -32,6 +32,11 @@ RENEW_AFTER = datetime.timedelta(hours=1)
 USER_COLUMNS = (UserRow.id, UserRow.name, UserRow.role, UserRow.kind, UserRow.paused, UserRow.created_at)
 
 
+def to_user(row: Any) -> User:
+    """A row that begins with USER_COLUMNS as a record."""
+    return User(*row[:len(USER_COLUMNS)])
+
+
 @functools.cache
 def hasher() -> PasswordHasher:
     """Argon2id with the library's own parameters (RFC 9106, low memory)."""
@@ -91,7 +96,7 @@ def add_user(connection: Connection, name: str, role: str, kind: str, password_h
     row = connection.execute(insert(UserRow).values(
         name=name, name_key=name_key(name), role=role, kind=kind, password_hash=password_hash, paused=False, given=0,
         created_at=now()).returning(*USER_COLUMNS)).one()
-    return User(*row)
+    return to_user(row)
 
 
 def need_user(connection: Connection, user_id: int) -> User:
@@ -99,12 +104,12 @@ def need_user(connection: Connection, user_id: int) -> User:
     row = connection.execute(select(*USER_COLUMNS).where(UserRow.id == user_id)).first()
     if row is None:
         raise TrivetError(f"there is no user {user_id}", mend="look at the list of users")
-    return User(*row)
+    return to_user(row)
 
 
 def _one_of(value: str, allowed: tuple[str, ...], field: str) -> None:
     if value not in allowed:
-        raise TrivetError(f"{value!r} is none of {', '.join(allowed)}", field=field, mend=f"give one of them as {field}")
+        raise TrivetError(f"{value!r} is none of {', '.join(allowed)}", field=field, mend="give one of them")
 
 
 class People(Connected):
@@ -236,7 +241,7 @@ class People(Connected):
         if row.expires_at - moment < SESSION - RENEW_AFTER:
             self.write(lambda c: c.execute(update(SessionRow).where(
                 SessionRow.token_hash == stored, SessionRow.revoked_at.is_(None)).values(expires_at=moment + SESSION)))
-        return User(*row[:-1])
+        return to_user(row)
 
     def sign_out(self, token: str) -> None:
         """End a session; one that is not known is left at that."""
@@ -271,7 +276,7 @@ class People(Connected):
         query = select(*USER_COLUMNS).join(ApiTokenRow, ApiTokenRow.user_id == UserRow.id).where(
             ApiTokenRow.token_hash == token_hash(token), ApiTokenRow.revoked_at.is_(None))
         row = self.read(lambda c: c.execute(query).first())
-        return None if row is None else User(*row)
+        return None if row is None else to_user(row)
 
     def api_tokens(self) -> list[ApiToken]:
         """All API tokens, without their secrets."""
@@ -296,7 +301,8 @@ class People(Connected):
 
     def users(self) -> list[User]:
         """Everybody, in the order in which they came."""
-        return [User(*row) for row in self.read(lambda c: c.execute(select(*USER_COLUMNS).order_by(UserRow.id)).all())]
+        query = select(*USER_COLUMNS).order_by(UserRow.id)
+        return [to_user(row) for row in self.read(lambda c: c.execute(query).all())]
 
     def has_admin(self) -> bool:
         """Whether an admin with a password is there, so that somebody can let others in."""

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 
 from trivet.feedback.store.database import Connected, now
 from trivet.feedback.store.judgments import current_judgments
-from trivet.feedback.store.people import USER_COLUMNS
+from trivet.feedback.store.people import USER_COLUMNS, to_user
 from trivet.feedback.store.records import Drift, LabelerStatistics, Progress, Ranks, User
 from trivet.feedback.store.settings import read_settings
 from trivet.feedback.store.tables import AssignmentRow, ItemRow, JudgmentRow, UserRow
@@ -88,7 +88,7 @@ class Statistics(Connected):
         """Each user's counts, over current judgments of label, gold, repeat and live, in order of user id."""
 
         def work(connection: Connection) -> list[LabelerStatistics]:
-            users = [User(*row) for row in connection.execute(select(*USER_COLUMNS).order_by(UserRow.id))]
+            users = [to_user(row) for row in connection.execute(select(*USER_COLUMNS).order_by(UserRow.id))]
             by_user: dict[int, list[Any]] = defaultdict(list)
             query = (current_judgments().join(AssignmentRow, AssignmentRow.id == JudgmentRow.assignment_id)
                      .join(ItemRow, ItemRow.id == JudgmentRow.item_id)
