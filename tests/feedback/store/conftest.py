@@ -91,6 +91,11 @@ class Team:
         values = {"seconds": 5.0, "request_id": f"request-{next(_numbers)}", **more}
         return self.store.submit(given.id, given.user_id, ranks, **values)  # type: ignore[arg-type]
 
+    def next_state(self, given: Assignment) -> str:
+        after = self.store.assignment(given.id, given.user_id)
+        assert after is not None
+        return after.state
+
     def label_all(self, user: User, ranks: list[int | None] | None = None) -> list[Assignment]:
         """Label until nothing is left; what was given."""
         done = []

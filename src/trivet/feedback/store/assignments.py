@@ -40,6 +40,8 @@ def to_judgment(row: Any) -> Judgment:
     values = row._asdict()
     if values["ratings"] is not None:
         values["ratings"] = {int(position): rating for position, rating in values["ratings"].items()}
+    if values["seconds"] is not None:  # SQLite's RETURNING gives a whole REAL as an integer
+        values["seconds"] = float(values["seconds"])
     return Judgment(**values)
 
 
