@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from postgres import Cluster
 
+from postgres import Cluster
 from trivet.artifacts import Completion, Completions, Message, Ranking
 from trivet.feedback.store import Assignment, Judgment, Store, User
 

@@ -280,7 +280,8 @@ def test_live_turns(team, make_rows) -> None:
         store.choose_live(given.id, ann.id, 3)
     with pytest.raises(NotYours):
         store.choose_live(given.id, bob.id, 1)
-    turn = [*row.messages, {"role": "assistant", "content": row.completions[1].text}, {"role": "user", "content": "More"}]
+    turn = [*row.messages, {"role": "assistant", "content": row.completions[1].text},
+            {"role": "user", "content": "More"}]
     after = store.add_live_item(ann.id, turn, row.completions, parent_item_id=given.item_id)
     assert len(after.messages) == 3
     with pytest.raises(NotYours):

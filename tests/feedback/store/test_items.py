@@ -74,7 +74,8 @@ def test_imported_rankings_take_slots(team, make_rows, make_ranking) -> None:
     store, rows = team.store, make_rows(2)
     store.add_completions(rows)
     swapped = rows[0].model_copy(update={"completions": rows[0].completions[::-1]})
-    given = [make_ranking(swapped, [1, 2, None], "Zoe", seconds=3.0, note="ok"), make_ranking(rows[1], [1, 2, 3], "zoe")]
+    given = [make_ranking(swapped, [1, 2, None], "Zoe", seconds=3.0, note="ok"),
+             make_ranking(rows[1], [1, 2, 3], "zoe")]
     assert (store.add_rankings(given).added, store.add_rankings(given).present) == (2, 2)
     assert [(r.labeler, r.ranks, r.seconds, r.note) for r in store.rankings(rounds=[1]) if r.id == "p0"] == \
         [("Zoe", [None, 2, 1], 3.0, "ok")]

@@ -48,7 +48,8 @@ def test_the_same_request_is_one_judgment(team, make_rows) -> None:
     ({"ratings": {0: {"kind": 1}}}, "ratings"), ({"ratings": {0: {"helpful": 6}}}, "ratings"),
     ({"ratings": {0: 5}}, "ratings"), ({"ratings": [1]}, "ratings"), ({"seconds": -1.0}, "seconds"),
     ({"seconds": math.nan}, "seconds"), ({"seconds": math.inf}, "seconds"), ({"note": "x" * 10_001}, "note"),
-    ({"request_id": ""}, "request_id"), ({"request_id": "x" * 201}, "request_id"), ({"request_id": "a\0"}, "request_id"),
+    ({"request_id": ""}, "request_id"), ({"request_id": "x" * 201}, "request_id"),
+    ({"request_id": "a\0"}, "request_id"),
 ])
 def test_unsound_judgments_change_nothing(team, make_rows, wrong: dict, field: str) -> None:
     team.store.add_completions(make_rows(1))

@@ -46,7 +46,8 @@ def read_preference(path: str | Path) -> list[Ranking]:
     for pair in read_preferences(path, "auto", keep_ties=True).pairs:
         if pair.label != 1.0 and not pair.tie:
             raise TrivetError(f"the pair {pair.id!r} has the label {pair.label:g}, which is no one labeler's",
-                              file=path, field="label", mend="give it to `trivet pairs` as it is, or the rankings behind it")
+                              file=path, field="label",
+                              mend="give it to `trivet pairs` as it is, or the rankings behind it")
         result.append(Ranking(
             id=pair.id, messages=pair.prompt, ranks=[1, 1 if pair.tie else 2], labeler=pair.source or path.stem,
             completions=[Completion(id="chosen", text=pair.chosen), Completion(id="rejected", text=pair.rejected)]))
