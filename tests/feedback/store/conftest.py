@@ -118,13 +118,13 @@ class Team:
 
         return dict(self.store.read(lambda c: c.execute(text(
             "SELECT item_id, count(*) FROM assignments WHERE purpose = 'label' AND state IN ('leased', 'done') "
-            "GROUP BY item_id")).tuples().all()))
+            "GROUP BY item_id")).all()))
 
     def missing(self) -> dict[int, int]:
         """What each item says that it still wants."""
         from sqlalchemy import text
 
-        return dict(self.store.read(lambda c: c.execute(text("SELECT id, missing FROM items")).tuples().all()))
+        return dict(self.store.read(lambda c: c.execute(text("SELECT id, missing FROM items")).all()))
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ def test_acknowledged_judgments_survive_kill_9(store: Store, store_url: str, tea
             for line in lines:
                 user, request, number = line.split()
                 acknowledged.add((int(user), request, int(number)))
-    kept = store.read(lambda c: c.execute(text("SELECT user_id, request_id, id FROM judgments")).tuples().all())
+    kept = store.read(lambda c: c.execute(text("SELECT user_id, request_id, id FROM judgments")).all())
     assert acknowledged <= set(kept)
     assert len({(user, request) for user, request, _ in kept}) == len(kept)
     team.expire()

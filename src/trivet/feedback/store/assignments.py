@@ -12,7 +12,7 @@ import datetime
 import random
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, insert, or_, select, update
 
 from trivet.artifacts import Completion, Message
 from trivet.errors import TrivetError
@@ -35,6 +35,39 @@ JUDGMENT_COLUMNS = (
     JudgmentRow.supersedes, JudgmentRow.created_at, JudgmentRow.request_id)
 
 
+# Statements that every request runs are built once: building one costs more than SQLite takes to run it.
+_JOINED = select(AssignmentRow.__table__, ItemRow.messages, ItemRow.prompt_id, ItemRow.size).join(
+    ItemRow, ItemRow.id == AssignmentRow.item_id)
+_BY_ID = _JOINED.where(AssignmentRow.id == bindparam("assignment"))
+_OWN = _BY_ID.where(AssignmentRow.user_id == bindparam("user"))
+#: a labeler's own assignment, its row held
+OWN_LOCKED = _OWN.with_for_update(of=AssignmentRow)
+_HELD = _JOINED.where(
+    AssignmentRow.user_id == bindparam("user"), AssignmentRow.state == "leased", AssignmentRow.purpose.in_(GIVEN),
+    AssignmentRow.expires_at > bindparam("moment"), ItemRow.paused.is_(False),
+).order_by(AssignmentRow.leased_at.desc(), AssignmentRow.id.desc()).limit(1)
+_NEWEST = select(*JUDGMENT_COLUMNS).where(JudgmentRow.assignment_id == bindparam("assignment")) \
+    .order_by(JudgmentRow.id.desc()).limit(1)
+_OVERDUE = and_(AssignmentRow.state == "leased", AssignmentRow.purpose.in_(GIVEN),
+                AssignmentRow.expires_at <= bindparam("moment"))
+_ANY_OVERDUE = select(AssignmentRow.id).where(_OVERDUE).limit(1)
+_USER = select(UserRow.paused, UserRow.given).where(UserRow.id == bindparam("user")).with_for_update()
+_OWN_OF_ITEM = and_(AssignmentRow.item_id == ItemRow.id, AssignmentRow.user_id == bindparam("user"))
+_OPEN = (
+    select(ItemRow.id, ItemRow.size, ItemRow.name, AssignmentRow.id.label("own_id"))
+    .outerjoin(AssignmentRow, and_(_OWN_OF_ITEM, AssignmentRow.purpose == "label"))
+    .where(ItemRow.missing > 0, ItemRow.paused.is_(False),
+           or_(AssignmentRow.id.is_(None), AssignmentRow.state == "expired"))
+    .order_by(ItemRow.missing, ItemRow.order_key).limit(1))
+_OPEN_AND_FREE, _OPEN_AFTER_WAITING = (_OPEN.with_for_update(of=ItemRow, skip_locked=skip) for skip in (True, False))
+_TAKE = update(ItemRow).where(ItemRow.id == bindparam("item"), ItemRow.missing > 0) \
+    .values(missing=ItemRow.missing - 1).returning(ItemRow.id)
+_SLOTS = select(AssignmentRow.slot).where(
+    AssignmentRow.item_id == bindparam("item"), AssignmentRow.purpose == "label", AssignmentRow.state.in_(LIVE))
+_GIVEN = update(UserRow).where(UserRow.id == bindparam("user")).values(given=UserRow.given + 1).returning(UserRow.given)
+_LEASE = insert(AssignmentRow).returning(AssignmentRow.id)
+
+
 def to_judgment(row: Any) -> Judgment:
     """A row of JUDGMENT_COLUMNS as a record."""
     values = row._asdict()
@@ -47,8 +80,7 @@ def to_judgment(row: Any) -> Judgment:
 
 def newest_judgment(connection: Connection, assignment_id: int) -> Judgment | None:
     """The newest row of an assignment, whatever its kind."""
-    row = connection.execute(select(*JUDGMENT_COLUMNS).where(JudgmentRow.assignment_id == assignment_id)
-                             .order_by(JudgmentRow.id.desc()).limit(1)).first()
+    row = connection.execute(_NEWEST, {"assignment": assignment_id}).first()
     return None if row is None else to_judgment(row)
 
 
@@ -57,18 +89,9 @@ def no_such_assignment() -> NotYours:
     return NotYours("this is no assignment of yours", mend="go to the next item")
 
 
-def read_assignment(connection: Connection, where: ColumnElement[bool], *, lock: bool = False,
-                    latest: bool = False) -> RowMapping | None:
-    """One assignment joined with what of its item is shown. lock: hold the assignment's row."""
-    query: Select[Any] = select(
-        AssignmentRow.__table__, ItemRow.messages, ItemRow.prompt_id, ItemRow.size, ItemRow.name,
-        ItemRow.kind.label("item_kind")).join(ItemRow, ItemRow.id == AssignmentRow.item_id).where(where)
-    if latest:
-        query = query.order_by(AssignmentRow.leased_at.desc(), AssignmentRow.id.desc())
-    query = query.limit(1)
-    if lock:
-        query = query.with_for_update(of=AssignmentRow)
-    return connection.execute(query).mappings().first()
+def read_assignment(connection: Connection, where: ColumnElement[bool]) -> RowMapping | None:
+    """One assignment joined with what of its item is shown."""
+    return connection.execute(_JOINED.where(where).limit(1)).mappings().first()
 
 
 def to_assignment(connection: Connection, row: RowMapping, current: Judgment | None = None) -> Assignment:
@@ -83,8 +106,7 @@ def to_assignment(connection: Connection, row: RowMapping, current: Judgment | N
 
 def get_assignment(connection: Connection, assignment_id: int) -> Assignment:
     """An assignment that is there, with its current judgment."""
-    row = read_assignment(connection, AssignmentRow.id == assignment_id)
-    assert row is not None
+    row = connection.execute(_BY_ID, {"assignment": assignment_id}).mappings().one()
     return to_assignment(connection, row, newest_judgment(connection, assignment_id))
 
 
@@ -105,12 +127,9 @@ def shuffled(size: int, settings: ProjectSettings, user_id: int, name: str, purp
 
 def take_slot(connection: Connection, item_id: int) -> int | None:
     """The number of a free slot of an item whose row is held from here on, or None when the overlap is reached."""
-    missing = connection.execute(select(ItemRow.missing).where(ItemRow.id == item_id).with_for_update()).scalar_one()
-    if missing <= 0:
+    if connection.execute(_TAKE, {"item": item_id}).first() is None:
         return None
-    taken = set(connection.execute(select(AssignmentRow.slot).where(
-        AssignmentRow.item_id == item_id, AssignmentRow.purpose == "label", AssignmentRow.state.in_(LIVE))).scalars())
-    connection.execute(update(ItemRow).where(ItemRow.id == item_id).values(missing=ItemRow.missing - 1))
+    taken = set(connection.execute(_SLOTS, {"item": item_id}).scalars())
     return next(k for k in range(1, len(taken) + 2) if k not in taken)
 
 
@@ -141,16 +160,15 @@ def lease(connection: Connection, settings: ProjectSettings, user_id: int, item:
     """Give an item to a labeler; the assignment's id. own_id: their ended assignment, which is begun anew."""
     moment = now()
     expires = moment + datetime.timedelta(seconds=settings.lease_seconds)
-    given = connection.execute(update(UserRow).where(UserRow.id == user_id).values(given=UserRow.given + 1)
-                               .returning(UserRow.given)).scalar_one()
+    given = connection.execute(_GIVEN, {"user": user_id}).scalar_one()
     if own_id is not None:
         connection.execute(update(AssignmentRow).where(AssignmentRow.id == own_id).values(
             state="leased", slot=slot, leased_at=moment, expires_at=expires, ordinal=given))
         return own_id
-    return connection.execute(insert(AssignmentRow).values(
+    return int(connection.execute(_LEASE, dict(
         item_id=item.id, user_id=user_id, purpose=purpose, state="leased", slot=slot, ordinal=given,
         shown_order=shuffled(item.size, settings, user_id, item.name, purpose), leased_at=moment, expires_at=expires,
-        finished_at=None).returning(AssignmentRow.id)).scalar_one()
+        finished_at=None)).scalar_one())
 
 
 # --- choosing ----------------------------------------------------------------------------------------
@@ -158,17 +176,10 @@ def lease(connection: Connection, settings: ProjectSettings, user_id: int, item:
 
 def _pick_label(connection: Connection, settings: ProjectSettings, user_id: int) -> int | None:
     """Lease the open item nearest to completion that this labeler has not seen; else the next of the seeded order."""
-    own = and_(AssignmentRow.item_id == ItemRow.id, AssignmentRow.user_id == user_id)
-    query = (
-        select(ItemRow.id, ItemRow.size, ItemRow.name, AssignmentRow.id.label("own_id"))
-        .outerjoin(AssignmentRow, and_(own, AssignmentRow.purpose == "label"))
-        .where(ItemRow.missing > 0, ItemRow.paused.is_(False),
-               or_(AssignmentRow.id.is_(None), AssignmentRow.state == "expired"))
-        .order_by(ItemRow.missing, ItemRow.order_key).limit(1))
     # First whatever nobody else is busy with; only when that is nothing, wait for those who are.
     while True:
-        for skip in (True, False):
-            item = connection.execute(query.with_for_update(of=ItemRow, skip_locked=skip)).first()
+        for query in (_OPEN_AND_FREE, _OPEN_AFTER_WAITING):
+            item = connection.execute(query, {"user": user_id}).first()
             if item is not None or connection.dialect.name == "sqlite":
                 break
         if item is None:
@@ -180,13 +191,13 @@ def _pick_label(connection: Connection, settings: ProjectSettings, user_id: int)
 
 def _pick_gold(connection: Connection, settings: ProjectSettings, user_id: int) -> int | None:
     """Lease one of the gold items that this labeler has not seen."""
-    own = and_(AssignmentRow.item_id == ItemRow.id, AssignmentRow.user_id == user_id)
     rows = connection.execute(
         select(ItemRow.id, ItemRow.size, ItemRow.name, AssignmentRow.id.label("own_id"))
-        .outerjoin(AssignmentRow, own)
+        .outerjoin(AssignmentRow, _OWN_OF_ITEM)
         .where(ItemRow.gold_ranks.is_not(None), ItemRow.paused.is_(False),
-               or_(AssignmentRow.id.is_(None), and_(AssignmentRow.state == "expired", AssignmentRow.purpose == "gold")))
-    ).all()
+               or_(AssignmentRow.id.is_(None),
+                   and_(AssignmentRow.state == "expired", AssignmentRow.purpose == "gold"))),
+        {"user": user_id}).all()
     if not rows:
         return None
     item = min(rows, key=lambda row: seeded(settings.seed, "gold", user_id, row.name))
@@ -211,10 +222,6 @@ def _pick_repeat(connection: Connection, settings: ProjectSettings, user_id: int
     return None if item is None else lease(connection, settings, user_id, item, "repeat", None)
 
 
-def _overdue() -> ColumnElement[bool]:
-    return and_(AssignmentRow.state == "leased", AssignmentRow.purpose.in_(GIVEN), AssignmentRow.expires_at <= now())
-
-
 class Assignments(Connected):
     """Giving work out, as a part of Store."""
 
@@ -227,17 +234,14 @@ class Assignments(Connected):
         """
 
         def work(connection: Connection) -> Assignment | None:
-            user = connection.execute(select(UserRow.paused, UserRow.given).where(UserRow.id == user_id)
-                                      .with_for_update()).first()
+            user = connection.execute(_USER, {"user": user_id}).first()
             if user is None:
                 raise no_such_assignment()
             settings = read_settings(connection)
             if user.paused or settings.paused:
                 return None
             moment = now()
-            row = read_assignment(connection, and_(
-                AssignmentRow.user_id == user_id, AssignmentRow.state == "leased", AssignmentRow.expires_at > moment,
-                AssignmentRow.purpose.in_(GIVEN), ItemRow.paused.is_(False)), latest=True)
+            row = connection.execute(_HELD, {"user": user_id, "moment": moment}).mappings().first()
             if row is not None:
                 half = datetime.timedelta(seconds=settings.lease_seconds / 2)
                 if row["expires_at"] - moment < half:  # they are back at it: the lease begins anew
@@ -256,8 +260,7 @@ class Assignments(Connected):
             return None if chosen is None else get_assignment(connection, chosen)
 
         # in a transaction of its own, so that nobody who holds an item waits for another one
-        overdue = select(AssignmentRow.id).where(_overdue()).limit(1)
-        if self.read(lambda c: c.execute(overdue).first()) is not None:
+        if self.read(lambda c: c.execute(_ANY_OVERDUE, {"moment": now()}).first()) is not None:
             self.release_expired()
         return self.write(work)
 
@@ -265,7 +268,7 @@ class Assignments(Connected):
         """One's own assignment in whatever state; None for another's."""
 
         def work(connection: Connection) -> Assignment | None:
-            row = read_assignment(connection, and_(AssignmentRow.id == assignment_id, AssignmentRow.user_id == user_id))
+            row = connection.execute(_OWN, {"assignment": assignment_id, "user": user_id}).mappings().first()
             return None if row is None else to_assignment(connection, row, newest_judgment(connection, assignment_id))
 
         return self.read(work)
@@ -273,7 +276,7 @@ class Assignments(Connected):
     def release_expired(self) -> int:
         """End the leases whose time is up, and let others have their items. How many ended."""
         total = 0
-        while ended := self.write(lambda c: free_leases(c, _overdue(), "expired")):
+        while ended := self.write(lambda c: free_leases(c, AssignmentRow.expires_at <= now(), "expired")):
             total += ended
         return total
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
 
 from trivet.artifacts import Completion, Completions, Message, Ranking, text_id
 from trivet.errors import TrivetError
@@ -71,15 +71,18 @@ def find_item(connection: Connection, row: Completions, round: int) -> tuple[Row
     return None, row.id if not found else f"{row.id}@{round}"
 
 
+_COMPLETIONS = (
+    select(CompletionRow.item_id, CompletionRow.completion_id, CompletionRow.text, CompletionRow.model,
+           CompletionRow.sampling, CompletionRow.ended, CompletionRow.tokens)
+    .where(CompletionRow.item_id.in_(bindparam("items", expanding=True)))
+    .order_by(CompletionRow.item_id, CompletionRow.position))
+
+
 def read_completions(connection: Connection, item_ids: Sequence[int]) -> dict[int, list[Completion]]:
     """The completions of some items, in the order of the file."""
     result: dict[int, list[Completion]] = defaultdict(list)
-    columns = (CompletionRow.item_id, CompletionRow.completion_id, CompletionRow.text, CompletionRow.model,
-               CompletionRow.sampling, CompletionRow.ended, CompletionRow.tokens)
     for start in range(0, len(item_ids), 500):
-        rows = connection.execute(select(*columns).where(CompletionRow.item_id.in_(item_ids[start:start + 500]))
-                                  .order_by(CompletionRow.item_id, CompletionRow.position))
-        for row in rows:
+        for row in connection.execute(_COMPLETIONS, {"items": item_ids[start:start + 500]}):
             result[row.item_id].append(Completion.model_construct(
                 id=row.completion_id, text=row.text, model=row.model, sampling=row.sampling, ended=row.ended,
                 tokens=row.tokens))

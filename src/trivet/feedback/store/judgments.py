@@ -11,16 +11,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, or_, select, update
 
 from trivet.feedback.store.assignments import (
     GIVEN,
     JUDGMENT_COLUMNS,
+    OWN_LOCKED,
     get_assignment,
     give_slot_back,
     newest_judgment,
     no_such_assignment,
-    read_assignment,
     take_slot,
     to_judgment,
 )
@@ -83,9 +83,18 @@ def check_seconds(seconds: float) -> float:
     return min(float(seconds), LONGEST_SECONDS)
 
 
+# built once: every answer runs them
+_PAUSED = select(UserRow.paused).where(UserRow.id == bindparam("user")).with_for_update()
+_EARLIER = select(*JUDGMENT_COLUMNS).where(JudgmentRow.user_id == bindparam("user"),
+                                           JudgmentRow.request_id == bindparam("request"))
+_WRITE = insert(JudgmentRow).returning(*JUDGMENT_COLUMNS)
+_STATE = update(AssignmentRow).where(AssignmentRow.id == bindparam("assignment"))
+_FINISH = _STATE.values(state=bindparam("new_state"), slot=bindparam("new_slot"), finished_at=bindparam("moment"))
+
+
 def hold_user(connection: Connection, user_id: int) -> None:
     """Take the user's turn. Raises NotYours for an unknown user, LeaseLost for a paused one."""
-    paused = connection.execute(select(UserRow.paused).where(UserRow.id == user_id).with_for_update()).scalar()
+    paused = connection.execute(_PAUSED, {"user": user_id}).scalar()
     if paused is None:
         raise no_such_assignment()
     if paused:
@@ -95,8 +104,7 @@ def hold_user(connection: Connection, user_id: int) -> None:
 def earlier(connection: Connection, user_id: int, request_id: str, kind: str,
             assignment_id: int | None) -> Judgment | None:
     """The row that this request has written already. Raises Invalid when the id was used for something else."""
-    row = connection.execute(select(*JUDGMENT_COLUMNS).where(
-        JudgmentRow.user_id == user_id, JudgmentRow.request_id == request_id)).first()
+    row = connection.execute(_EARLIER, {"user": user_id, "request": request_id}).first()
     if row is None:
         return None
     if row.kind != kind or assignment_id not in {None, row.assignment_id}:
@@ -106,25 +114,24 @@ def earlier(connection: Connection, user_id: int, request_id: str, kind: str,
 
 
 def _write(connection: Connection, row: RowMapping, kind: str, request_id: str, **values: Any) -> Judgment:
-    return to_judgment(connection.execute(insert(JudgmentRow).values(**{
+    return to_judgment(connection.execute(_WRITE, {
         "assignment_id": row["id"], "item_id": row["item_id"], "user_id": row["user_id"], "kind": kind,
         "request_id": request_id, "created_at": now(), "ranks": None, "ratings": None, "note": None, "seconds": None,
-        "reason": None, "supersedes": None, **values}).returning(*JUDGMENT_COLUMNS)).one())
+        "reason": None, "supersedes": None, **values}).one())
 
 
 def _set_state(connection: Connection, row: RowMapping, state: str, *, slot: int | None,
                expires_at: datetime.datetime | None = None) -> None:
-    values: dict[str, Any] = {"state": state, "slot": slot}
+    given = {"assignment": row["id"], "new_state": state, "new_slot": slot}
     if state == "leased":
-        values |= {"leased_at": now(), "expires_at": expires_at, "finished_at": None}
+        connection.execute(_STATE.values(state=state, slot=slot, leased_at=now(), expires_at=expires_at,
+                                         finished_at=None), {"assignment": row["id"]})
     else:
-        values |= {"finished_at": now()}
-    connection.execute(update(AssignmentRow).where(AssignmentRow.id == row["id"]).values(**values))
+        connection.execute(_FINISH, given | {"moment": now()})
 
 
 def _own(connection: Connection, assignment_id: int, user_id: int) -> RowMapping:
-    row = read_assignment(connection, and_(AssignmentRow.id == assignment_id, AssignmentRow.user_id == user_id),
-                          lock=True)
+    row = connection.execute(OWN_LOCKED, {"assignment": assignment_id, "user": user_id}).mappings().first()
     if row is None:
         raise no_such_assignment()
     return row

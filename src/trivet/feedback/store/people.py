@@ -12,7 +12,7 @@ import secrets
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from trivet.errors import TrivetError
 from trivet.feedback.store.database import Connected, now
@@ -30,6 +30,12 @@ SESSION = datetime.timedelta(days=7)
 RENEW_AFTER = datetime.timedelta(hours=1)
 
 USER_COLUMNS = (UserRow.id, UserRow.name, UserRow.role, UserRow.kind, UserRow.paused, UserRow.created_at)
+# built once: every request runs one of them
+_BY_SESSION = select(*USER_COLUMNS, SessionRow.expires_at).join(SessionRow, SessionRow.user_id == UserRow.id).where(
+    SessionRow.token_hash == bindparam("stored"), SessionRow.revoked_at.is_(None),
+    SessionRow.expires_at > bindparam("moment"))
+_BY_API_TOKEN = select(*USER_COLUMNS).join(ApiTokenRow, ApiTokenRow.user_id == UserRow.id).where(
+    ApiTokenRow.token_hash == bindparam("stored"), ApiTokenRow.revoked_at.is_(None))
 
 
 def to_user(row: Any) -> User:
@@ -233,9 +239,7 @@ class People(Connected):
     def session_user(self, token: str) -> User | None:
         """Whose session this is; None for one that is not known, expired or signed out. Renews its expiry."""
         stored, moment = token_hash(token), now()
-        query = select(*USER_COLUMNS, SessionRow.expires_at).join(SessionRow, SessionRow.user_id == UserRow.id).where(
-            SessionRow.token_hash == stored, SessionRow.revoked_at.is_(None), SessionRow.expires_at > moment)
-        row = self.read(lambda c: c.execute(query).first())
+        row = self.read(lambda c: c.execute(_BY_SESSION, {"stored": stored, "moment": moment}).first())
         if row is None:
             return None
         if row.expires_at - moment < SESSION - RENEW_AFTER:
@@ -273,9 +277,7 @@ class People(Connected):
 
     def api_user(self, token: str) -> User | None:
         """Whose API token this is; None for one that is not known or was revoked."""
-        query = select(*USER_COLUMNS).join(ApiTokenRow, ApiTokenRow.user_id == UserRow.id).where(
-            ApiTokenRow.token_hash == token_hash(token), ApiTokenRow.revoked_at.is_(None))
-        row = self.read(lambda c: c.execute(query).first())
+        row = self.read(lambda c: c.execute(_BY_API_TOKEN, {"stored": token_hash(token)}).first())
         return None if row is None else to_user(row)
 
     def api_tokens(self) -> list[ApiToken]:

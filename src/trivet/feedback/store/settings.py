@@ -12,10 +12,13 @@ from trivet.feedback.store.database import Connected, now
 from trivet.feedback.store.records import Event, ProjectSettings
 from trivet.feedback.store.tables import EventRow, ItemRow, SettingRow
 
+# Statements that every request runs are built once: building one costs more than SQLite takes to run it.
+_SETTINGS = select(SettingRow.key, SettingRow.value)
+
 
 def read_settings(connection: Connection) -> ProjectSettings:
     """The stored settings over the defaults."""
-    rows = connection.execute(select(SettingRow.key, SettingRow.value)).all()
+    rows = connection.execute(_SETTINGS).all()
     return ProjectSettings.model_validate({row.key: row.value for row in rows})
 
 

@@ -69,7 +69,7 @@ class Statistics(Connected):
                 .where(*batch)).one()
             states = dict(connection.execute(
                 select(AssignmentRow.state, func.count()).join(ItemRow, ItemRow.id == AssignmentRow.item_id)
-                .where(AssignmentRow.purpose == "label", *batch).group_by(AssignmentRow.state)).tuples().all())
+                .where(AssignmentRow.purpose == "label", *batch).group_by(AssignmentRow.state)).all())
             hour = datetime.timedelta(hours=1)
             count, first = connection.execute(
                 select(func.count(), func.min(AssignmentRow.finished_at))
@@ -98,7 +98,7 @@ class Statistics(Connected):
                 by_user[row.user_id].append(row)
             skips = dict(connection.execute(
                 select(AssignmentRow.user_id, func.count()).where(AssignmentRow.state == "skipped")
-                .group_by(AssignmentRow.user_id)).tuples().all())
+                .group_by(AssignmentRow.user_id)).all())
             return [_one_labeler(user, by_user[user.id], skips.get(user.id, 0)) for user in users]
 
         return self.read(work)
