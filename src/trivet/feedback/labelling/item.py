@@ -146,7 +146,7 @@ def drift_words(drift: Drift) -> list[str]:
     found: list[str] = []
     if drift.n < 10:
         return found
-    if drift.tie_rate is not None and drift.tie_rate > max(0.25, 1.5 * (drift.all_tie_rate or 0.0)):
+    if drift.tie_rate is not None and drift.tie_rate > min(0.5, max(0.25, 1.5 * (drift.all_tie_rate or 0.0))):
         found.append(f"Use ties sparingly: {drift.tie_rate:.0%} of the pairs in your last {drift.n} items are ties"
                      + (f" (everybody: {drift.all_tie_rate:.0%})." if drift.all_tie_rate is not None else "."))
     usual = drift.all_median_seconds

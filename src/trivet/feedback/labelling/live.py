@@ -116,8 +116,13 @@ class EndpointModel:
                 raise TrivetError(f"{self.url} answered without choices", field="model",
                                   mend="check that it is an OpenAI-compatible endpoint")
             for choice in choices[: n - len(found)]:
+                try:
+                    text = str(choice["message"]["content"] or "")
+                except (KeyError, TypeError):
+                    raise TrivetError(f"{self.url} gave a choice without an answer", field="model",
+                                      mend="check that it is an OpenAI-compatible endpoint") from None
                 found.append(Completion(
-                    id=f"live/{seed:x}/{len(found)}", text=str(choice["message"]["content"] or ""), model=self._model,
+                    id=f"live/{seed:x}/{len(found)}", text=text, model=self._model,
                     ended=choice.get("finish_reason") == "stop",
                     sampling=self.sampling.model_dump() | {"seed": body["seed"]}))
         return found

@@ -195,7 +195,8 @@ def submit(request: Request, user: SignedIn, form: Form, assignment_id: int) -> 
     """Save a judgment, or a change to one; then the next item. Answers after the commit."""
     store = web_of(request).store
     assignment = _own(request, user, assignment_id)
-    mode, given = _mode(assignment), None
+    # what the page was for when it was opened: a second sending of a first answer must not become a change of it
+    mode, given = form.get("mode") or _mode(assignment), None
     try:
         given = read_form(form, len(assignment.shown_order))
         ranks, ratings = file_order(given, assignment.shown_order)

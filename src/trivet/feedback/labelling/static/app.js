@@ -161,7 +161,7 @@
   function save() {
     const values = {};
     for (const [name, value] of new FormData(form)) {
-      if (!["csrf", "request_id", "rendered", "seconds"].includes(name)) values[name] = value;
+      if (!["csrf", "request_id", "rendered", "seconds", "mode"].includes(name)) values[name] = value;
     }
     storage.set(key, { values, at: Date.now(), seconds: Math.round(active()) });
     try {
