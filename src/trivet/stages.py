@@ -46,7 +46,8 @@ STAGES = {s.name: s for s in (
     Stage("score", "score answers with a reward model", "trivet.judge.config:ScoreConfig",
           "trivet.judge.score:run", "trivet.judge.score:ScoreSummary", ("scores",)),
     Stage("ppo", "align a model to a reward, with KL to the frozen reference",
-          "trivet.policy.config:PPOConfig", "trivet.policy.ppo:run", "trivet.policy.ppo:PPOSummary", ("policy",)),
+          "trivet.policy.config:PPOConfig", "trivet.policy.ppo:run",
+          "trivet.policy.ppo:PPOSummary", ("policy", "model")),
 )}
 
 

@@ -43,7 +43,9 @@ class AggregatedPair:
     first_better: float
     tie: float
     second_better: float
-    """Probabilities, which sum to 1."""
+    """Probabilities, which sum to 1; of `majority` one of them is 1."""
+    margin: float
+    """first_better - second_better; of `majority` the votes for first less those for second, by all votes."""
     voters: tuple[str, ...]
     adjudicator: str | None = None
     """Who decided it, where somebody did."""
@@ -85,6 +87,7 @@ def aggregate(
     decided = {r.id: r for r in adjudications}
     ranked = by_item(rankings)
     made = choices(ranked)
+    margins = _margins(made, method)
     outcomes, strengths, reliability = _fit(ranked, made, method, decided, seed) if len(made) \
         else (np.zeros((0, 3)), None, np.full(len(ranked.labelers), np.nan))
     weights = reliability if method in ("dawid-skene", "mace") else np.ones(len(ranked.labelers))
@@ -101,7 +104,7 @@ def aggregate(
         if item.ranking.id in decided:
             continue
         ids = [c.id for c in item.completions]
-        pairs += [_pair(item.ranking.id, ids[i], ids[j], outcomes[p], voters[p])
+        pairs += [_pair(item.ranking.id, ids[i], ids[j], outcomes[p], voters[p], margins.get(p))
                   for p, i, j in pairs_of.get(number, [])]
         ranks = merged_ranks(item, {(i, j): outcomes[p] for p, i, j in pairs_of.get(number, [])},
                              None if strengths is None else strengths[number], weights)
@@ -191,9 +194,18 @@ def _known(ranked: Ranked, made: Choices, decided: dict[str, Ranking]) -> dict[i
 
 
 def _pair(prompt_id: str, first: str, second: str, outcome: Floats, voters: Sequence[str],
-          adjudicator: str | None = None) -> AggregatedPair:
+          margin: float | None = None, adjudicator: str | None = None) -> AggregatedPair:
     better, tie, worse = outcome.tolist()
-    return AggregatedPair(prompt_id, first, second, better, tie, worse, tuple(voters), adjudicator)
+    return AggregatedPair(prompt_id, first, second, better, tie, worse, better - worse if margin is None else margin,
+                          tuple(voters), adjudicator)
+
+
+def _margins(made: Choices, method: Method) -> dict[int, float]:
+    """The margin of each pair, for the majority: its outcome says nothing of by how much."""
+    if method != "majority" or not len(made):
+        return {}
+    tally = made.tally()
+    return dict(enumerate(((tally[:, 0] - tally[:, 2]) / tally.sum(axis=1)).tolist()))
 
 
 def _adjudicated(decided: dict[str, Ranking]) -> tuple[list[AggregatedPair], list[Ranking]]:
@@ -206,7 +218,7 @@ def _adjudicated(decided: dict[str, Ranking]) -> tuple[list[AggregatedPair], lis
         item = ranked.items[number]
         who = item.ranking.labeler
         pairs.append(_pair(item.ranking.id, item.completions[i].id, item.completions[j].id, np.eye(3)[1 - choice],
-                           [who], who))
+                           [who], adjudicator=who))
     return pairs, [r.model_copy(update={"labeler": f"adjudicated: {r.labeler}"}) for r in decided.values()]
 
 
@@ -249,10 +261,11 @@ def preferences(aggregated: Aggregated, keep_ties: bool = False) -> Imported:
     """The aggregate as pairs. `chosen` is the likelier winner.
 
     `votes` gives what `ranked_pairs` gives. Elsewhere `label` is the probability that chosen wins, given that one
-    of them does; `margin` is P(chosen is better) - P(rejected is better), from 0 to 1; a prompt's weights sum to
-    1, each pair's in proportion to the probability that it is no tie. A pair that is likelier a tie than won by
-    either gives nothing; with `keep_ties` every pair's probability of a tie becomes the weight of a row with
-    tie=true and label 0.5 beside it. A pair that is even is dropped, or with `keep_ties` kept with label 0.5.
+    of them does; `margin` is P(chosen is better) - P(rejected is better), of `majority` the difference of votes by
+    all votes, from 0 to 1; a prompt's weights sum to 1, each pair's in proportion to the probability that it is no
+    tie. A pair that is likelier a tie than won by either gives nothing; with `keep_ties` every pair's probability of
+    a tie becomes the weight of a row with tie=true and label 0.5 beside it. A pair that is even is dropped, or with
+    `keep_ties` kept with label 0.5.
     """
     by_id = {r.id: r for r in aggregated.rankings}
     counted = ranked_pairs(aggregated.voted, keep_ties)
@@ -296,7 +309,7 @@ def _rows(pair: AggregatedPair, prompt: Ranking, method: Method, keep_ties: bool
     if keep_ties:
         if won > NEGLIGIBLE:
             rows.append(row(False, label=0.5 if even else likelier / won, weight=won,
-                            margin=0.0 if even else likelier - (won - likelier)))
+                            margin=0.0 if even else abs(pair.margin)))
         if pair.tie > NEGLIGIBLE:
             rows.append(row(True, label=0.5, weight=pair.tie))
     elif pair.tie > likelier:
@@ -304,5 +317,5 @@ def _rows(pair: AggregatedPair, prompt: Ranking, method: Method, keep_ties: bool
     elif even:
         result.skipped["labelers split evenly"] += 1
     else:
-        rows.append(row(False, label=likelier / won, weight=won, margin=likelier - (won - likelier)))
+        rows.append(row(False, label=likelier / won, weight=won, margin=abs(pair.margin)))
     return rows

@@ -151,9 +151,9 @@ def report(
     tau = tau_columns(ranked)
     again = [_compared(a, b, (a.labeler, a.id)) for a, b in repeats]
     golden = [_against_gold(r, ranks) for r, ranks in gold]
-    few = "no item was ranked by two labelers"
-    apart = few if not any(len(i.labelers) > 1 for i in ranked.items) else "no two labelers compared the same pair"
-    lonely = apart if len(both.item) == 0 else "the others never decide a pair"
+    few = "" if any(len(i.labelers) > 1 for i in ranked.items) else "no item was ranked by two labelers"
+    apart = few or "no two labelers compared the same pair"
+    lonely = few or (apart if len(both.item) == 0 else "the others never decide a pair")
 
     def mean(item: Sequence[Any] | Ints, values: Floats, why: str) -> Figure:
         return boot(np.stack([values, np.ones_like(values)], axis=1), item, _ratio, why)
@@ -167,13 +167,14 @@ def report(
     return AgreementReport(
         items=len(ranked.items), rankings=len(rankings), labelers=len(names),
         overlap=len(rankings) / len(ranked.items),
-        alpha=_alpha(boot(*alpha_columns(ranked), ordinal_alpha, f"{few}, or all of them gave everything one rank"),
+        alpha=_alpha(boot(*alpha_columns(ranked), ordinal_alpha, few or "everything got one rank"),
                      "ordinal", reliability_data=reliability_data(ranked)),
-        alpha_pairs=_alpha(boot(*pair_alpha_columns(made), nominal_alpha, f"{apart}, or all choices are alike"),
+        alpha_pairs=_alpha(boot(*pair_alpha_columns(made), nominal_alpha,
+                                apart if len(both.item) == 0 else "all choices are ties"),
                            "nominal", value_counts=np.concatenate([made.tally(), made.tally()[:, ::-1]])),
-        kendall_w=mean(w_item, w[:, 0], f"{few}, or only with ties of all its completions"),
+        kendall_w=mean(w_item, w[:, 0], few or "on every item all labelers tied everything"),
         kendall_w_chance=float(w[:, 1].mean()) if len(w) else None,
-        tau_b=boot(tau.columns, tau.item, tau_b, f"{few}, or one of the two tied everything"),
+        tau_b=boot(tau.columns, tau.item, tau_b, few or "of any two labelers one tied everything"),
         pair_agreement=mean(both.item, (both.a == both.b).astype(float), apart),
         decided_agreement=mean(both.item[both.decided], (both.a == both.b)[both.decided].astype(float),
                                apart if len(both.item) == 0 else "of any two labelers one always declared a tie"),

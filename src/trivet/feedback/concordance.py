@@ -48,7 +48,7 @@ def alpha_columns(ranked: Ranked) -> tuple[Floats, Ints]:
               for number, item in enumerate(ranked.items) if len(item.labelers) > 1]
     domain = np.unique(np.concatenate([b[~np.isnan(b)] for _, b in blocks])) if blocks else np.zeros(0)
     tables = [_coincidences((b.T[:, :, None] == domain).sum(axis=1).astype(float)).sum(axis=0) for _, b in blocks]
-    return np.array(tables).reshape(len(blocks), -1), np.array([n for n, _ in blocks], dtype=np.int64)
+    return np.array(tables).reshape(len(blocks), len(domain)**2), np.array([n for n, _ in blocks], dtype=np.int64)
 
 
 def pair_alpha_columns(made: Choices) -> tuple[Floats, Ints]:

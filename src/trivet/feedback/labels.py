@@ -1,4 +1,4 @@
-"""What a label database says, for `pairs --from-labels`: everybody's current rankings, and the adjudications."""
+"""What a label database says, for `pairs --from-labels`: everybody's current rankings, and what stands beside them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,17 @@ class Labels:
     """Current judgments of batch items and live turns, each labeler once a prompt; gold and repeats are not among
     them."""
     adjudications: list[Ranking]
+    repeats: list[tuple[Ranking, Ranking]]
+    """First and second judgment of an item by one labeler."""
+    gold: list[tuple[Ranking, list[int | None]]]
+    """Judgments of gold items, with the ranks that they should have."""
 
     def digest(self, adjudications: bool = True) -> str:
         """A sha256 that changes with what the labels say, and with nothing else."""
-        parts = [*self.rankings, *(self.adjudications if adjudications else [])]
-        lines = sorted(r.model_dump_json() for r in parts)
+        beside = [r for pair in self.repeats for r in pair] + [r for r, _ in self.gold]
+        lines = sorted(f"{kind} {r.model_dump_json()}" for kind, rows in (
+            ("label", self.rankings), ("adjudication", self.adjudications if adjudications else []),
+            ("beside", beside)) for r in rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -45,13 +51,15 @@ def read_labels(url: str, rounds: Sequence[int] | None = None) -> Labels:
         # an adjudication has no round of its own, its prompt has
         known = {r.id for r in rankings}
         adjudications = [r for r in store.adjudications() if chosen is None or r.id in known]
+        repeats = [pair for pair in store.repeats() if chosen is None or pair[0].id in known]
+        gold = store.gold()
     finally:
         store.close()
     if not rankings and not adjudications:
         which = "" if chosen is None else f" of the rounds {', '.join(map(str, chosen))}"
         raise TrivetError(f"this label database holds no judgment{which}", file=file, field="from_labels",
                           mend="rank some items first: trivet label serve")
-    return Labels(rankings, adjudications)
+    return Labels(rankings, adjudications, repeats, gold)
 
 
 def database_file(url: str) -> Path | None:

@@ -20,6 +20,7 @@ Not covered: labelers of differing reliability (see labelers.py), standard error
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -100,8 +101,8 @@ def fit_choices(
                                    tie_gradient - np.einsum("pkt,pk->t", cross, to_gradient))
         step = to_gradient - to_cross @ tie_step
         decrement = float((gradient * step).sum() + tie_gradient @ tie_step)
-        if decrement <= 1e-12 * (1.0 + abs(current)):
-            return Fit(theta, shared)
+        if decrement <= 1e-10 * (1.0 + abs(current)):  # the last step squares an error that is small by now
+            return Fit(theta - step, shared - tie_step)
         scale = 1.0
         while (following := loss(theta - scale * step, shared - scale * tie_step)) > current - 0.25 * scale * decrement:
             scale /= 2
@@ -161,9 +162,10 @@ def plackett_luce(
         for left, best in _stages(row):
             counts[p, left, best] = counts.get((p, left, best), 0.0) + 1.0
     widest = max((best.bit_count() for _, _, best in counts), default=1)
+    number_of_sets = sum(math.comb(size, t) for t in range(1, widest + 1))
+    if len(counts) * number_of_sets * size > MOST_ENTRIES:
+        raise ValueError(f"ties of {widest} among {size} answers: {number_of_sets} sets are too many")
     sets = [sum(1 << k for k in part) for t in range(1, widest + 1) for part in combinations(range(size), t)]
-    if len(counts) * len(sets) * size > MOST_ENTRIES:
-        raise ValueError(f"ties of {widest} among {size} answers: {len(sets)} sets are too many")
     members = np.array([[s >> k & 1 for k in range(size)] for s in sets], dtype=np.float64).reshape(-1, size)
     sizes = members.sum(axis=1, keepdims=True)
     number = {s: k for k, s in enumerate(sets)}

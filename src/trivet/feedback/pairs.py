@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trivet.artifacts import Preference, Ranking, is_held_out, write_rows
+from trivet.artifacts import Preference, is_held_out, write_rows
 from trivet.data.importers import Imported, read_preferences
 from trivet.errors import TrivetError
 from trivet.feedback.config import PairsConfig
+from trivet.feedback.labels import Labels, database_file, read_labels
 from trivet.feedback.votes import ranked_pairs
 from trivet.runs import Run, Summary
 
@@ -57,21 +58,19 @@ def run(config: PairsConfig, run: Run) -> PairsSummary:
     method without rankings, and for a split with an empty side.
     """
     place: str | Path | None
-    labels: dict[str, Any] = {}
+    said: dict[str, Any] = {}
     if config.from_labels is not None:
-        from trivet.feedback.labels import database_file, read_labels
-
         found = read_labels(config.from_labels, config.rounds)
         place = database_file(config.from_labels) or "the label database"
         if found.adjudications and not config.adjudications:
             print(f"note: {len(found.adjudications)} adjudications are not used; --adjudications lets them decide")
-        result, labels = _from_rankings(found.rankings, found.adjudications, config, run)
+        result, said = _from_rankings(found, config, run)
     else:
         assert config.input is not None
         place = config.input
         result = read_preferences(config.input, config.format, config.keep_ties)
         if result.rankings:
-            result, labels = _from_rankings(result.rankings, [], config, run)
+            result, said = _from_rankings(Labels(result.rankings, [], [], []), config, run)
         elif config.method != "votes":
             raise TrivetError(f"this file holds pairs, not rankings: there is nothing for {config.method} to aggregate",
                               file=place, field="method", mend="leave --method out, or give rankings")
@@ -97,25 +96,25 @@ def run(config: PairsConfig, run: Run) -> PairsSummary:
         pairs=len(pairs), prompts=_prompts(pairs), train_pairs=len(train), heldout_pairs=len(heldout),
         train_prompts=_prompts(train), heldout_prompts=_prompts(heldout), ties=result.ties,
         skipped=dict(result.skipped), skipped_total=result.skipped.total(),
-        longer_wins=round(longer, 4), shorter_wins=round(shorter, 4), **labels)
+        longer_wins=round(longer, 4), shorter_wins=round(shorter, 4), **said)
 
 
-def _from_rankings(rankings: Sequence[Ranking], adjudications: Sequence[Ranking], config: PairsConfig, run: Run,
-                   ) -> tuple[Imported, dict[str, Any]]:
+def _from_rankings(labels: Labels, config: PairsConfig, run: Run) -> tuple[Imported, dict[str, Any]]:
     """(pairs, what the summary says of the labels); writes the aggregated rankings."""
     from trivet.feedback import agreement
     from trivet.feedback.aggregation import aggregate, preferences
 
-    decisive = list(adjudications) if config.adjudications else []
+    rankings = labels.rankings
+    decisive = labels.adjudications if config.adjudications else []
     aggregated = aggregate(rankings, config.method, adjudications=decisive, seed=config.seed)
     write_rows(run.path("rankings.jsonl"), aggregated.rankings)
     run.artifact("rankings", run.path("rankings.jsonl"))
-    shared = len({r.id for r in rankings}) < len(rankings)
+    agreed = agreement.report(rankings, seed=config.seed, repeats=labels.repeats, gold=labels.gold).figures() \
+        if len({r.id for r in rankings}) < len(rankings) else None
     return preferences(aggregated, config.keep_ties), {
         "method": config.method, "rankings": len(rankings), "labelers": len({r.labeler for r in rankings}),
-        "adjudicated": len({r.id for r in decisive}),
-        "reliability": {name: round(value, 4) for name, value in aggregated.reliability.items()},
-        "agreement": agreement.report(rankings, seed=config.seed).figures() if shared else None}
+        "adjudicated": len({r.id for r in decisive}), "agreement": agreed,
+        "reliability": {name: round(value, 4) for name, value in aggregated.reliability.items()}}
 
 
 def split(pairs: Sequence[Preference], heldout: float, seed: int) -> tuple[list[Preference], list[Preference]]:
