@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from feedback.labelling.visitor import PASSWORD, Visitor, item
 
+from feedback.labelling.visitor import PASSWORD, Visitor, item
 from trivet.feedback.labelling.app import create_app
 from trivet.feedback.store import Store
 

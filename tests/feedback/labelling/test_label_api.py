@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from feedback.labelling.visitor import item
 from starlette.testclient import TestClient
 
+from feedback.labelling.visitor import item
 from trivet.artifacts import Ranking, read_rows
 from trivet.errors import TrivetError
 from trivet.feedback.labelling.client import LabelClient, LabelError, Skip, Verdict
@@ -77,7 +77,8 @@ def test_a_repeated_request_saves_once(admin_client, serving, filled) -> None:
 
 
 @pytest.mark.parametrize(("body", "told"), [
-    ({"ranks": [1, 2, 3]}, "4 answers, but 3 ranks"), ({"ranks": [0, 1, 2, 3]}, ""), ({"ranks": [1, 2, 3, "x"]}, "ranks"),
+    ({"ranks": [1, 2, 3]}, "4 answers, but 3 ranks"), ({"ranks": [0, 1, 2, 3]}, ""),
+    ({"ranks": [1, 2, 3, "x"]}, "ranks"),
     ({"ranks": [1, 2, 3, 4], "seconds": -1}, "seconds"), ({"ranks": [1, 2, 3, 4], "spam": 1}, "spam"),
     ({"ranks": [1, 2, 3, 4], "ratings": [{"helpful": 6}, {}, {}, {}]}, "helpful"), ({}, "ranks"),
     ({"ranks": [1, 2, 3, 4], "ratings": [{}]}, "1 ratings"),

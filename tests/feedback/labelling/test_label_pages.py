@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 
 import pytest
-from feedback.labelling.visitor import Visitor, item, shown_texts
 
+from feedback.labelling.visitor import Visitor, item, shown_texts
 from trivet.feedback.labelling.item import Given, drift_words, file_order, letter, read_form, search_link
 from trivet.feedback.labelling.pages import order_words, own_path
 from trivet.feedback.store import Drift, Invalid, ProjectSettings
 
 
 def test_invitation_to_ranking(app, filled, visitor) -> None:
-    """An invited person chooses name and password, is signed in, ranks with a tie and an F; the store has it by file."""
+    """An invited person chooses name and password, is signed in, ranks with a tie and an F; the store has it."""
     token = filled.invite("labeler", by=None)
     new = visitor()
     assert "You have been invited" in new.get(f"/invite/{token}").text

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from fastapi.routing import APIRoute
-from feedback.labelling.visitor import PASSWORD, Visitor
 from starlette.testclient import TestClient
 
+from feedback.labelling.visitor import PASSWORD, Visitor
 from trivet.feedback.labelling import security
 from trivet.feedback.labelling.app import create_app
 from trivet.feedback.labelling.security import HEADERS, RateLimit, SignInLimits
@@ -146,7 +146,7 @@ def test_no_labeler_sees_the_admins_pages(app, filled, visitor) -> None:
     bo = visitor("Bo")
     bo.get("/label")
     token = filled.create_api_token(2, "t", None)
-    pages = [p for p in routes(app, "GET", "/admin")]
+    pages = list(routes(app, "GET", "/admin"))
     assert len(pages) >= 8
     for path in pages:
         answer = bo.get(path)

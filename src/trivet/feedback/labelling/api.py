@@ -35,7 +35,7 @@ def token_user(request: Request,
         raise NO_TOKEN
     user = web.store.api_user(given.credentials)
     if user is None:
-        if web.limits.attempt("a token", address_of(request)):
+        if web.limits.attempt(f"token from {address_of(request)}", address_of(request)):
             raise HTTPException(429, "too many wrong tokens", {"Retry-After": "300"})
         raise NO_TOKEN
     return user

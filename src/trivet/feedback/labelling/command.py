@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,10 @@ def serve(config: LabelServeConfig) -> None:
         prepare(store, config)
         live = None
         if config.model is not None:
+            if not config.model.startswith(("http://", "https://")):
+                from trivet.models.source import resolve
+
+                resolve(config.model)  # a name that is wrong is told now, not to the first labeler
             live = live_model(config.model, config.model_name, config.sampling, config.device)
         listening = _listen(config.host, config.port)
         host, port = listening.getsockname()[:2]
@@ -118,7 +123,8 @@ def serve(config: LabelServeConfig) -> None:
         # no access log: invitation links would stand in it
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False,
                                                timeout_graceful_shutdown=10))
-        server.run(sockets=[listening])
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends what is under way, then raises the signal again
+            server.run(sockets=[listening])
     finally:
         store.close()
     print("stopped; every answer that was acknowledged is in the store")

@@ -68,8 +68,7 @@ def sign_in(request: Request, form: Form) -> Response:
     web, name, to = web_of(request), form.get("name", ""), own_path(form.get("next", "/"))
     wait = web.limits.attempt(name, address_of(request))
     if wait:
-        return failure(request, 429, "Too many tries.", f"Wait {max(1, round(wait / 60))} min, then try again.",
-                       {"Retry-After": str(int(wait) + 1)})
+        return _too_many(request, wait)
     with web.limits.hashing:
         token = web.store.sign_in(name, form.get("password", ""))
     if token is None:
@@ -77,6 +76,11 @@ def sign_in(request: Request, form: Form) -> Response:
                     name=name, to=to)
     web.limits.succeeded(name, address_of(request))
     return _enter(request, token, to)
+
+
+def _too_many(request: Request, wait: float) -> Response:
+    return failure(request, 429, "Too many tries.", f"Wait {max(1, round(wait / 60))} min, then try again.",
+                   {"Retry-After": str(int(wait) + 1)})
 
 
 def _enter(request: Request, token: str, to: str) -> Response:
@@ -110,13 +114,13 @@ def invitation_form(request: Request, token: str) -> Response:
 
 @router.post("/invite/{token}")
 def accept_invitation(request: Request, token: str, form: Form) -> Response:
-    """Make the account and let its owner in. Guessing is limited as at the door."""
+    """Make the account and let its owner in. Guessing tokens is limited as guessing passwords is."""
     web, name, password = web_of(request), form.get("name", ""), form.get("password", "")
     found = web.store.invitation(token)
-    wait = web.limits.attempt("an invitation", address_of(request))
-    if wait:
-        return failure(request, 429, "Too many tries.", f"Wait {max(1, round(wait / 60))} min, then try again.",
-                       {"Retry-After": str(int(wait) + 1)})
+    if found is None:
+        wait = web.limits.attempt(f"invitation from {address_of(request)}", address_of(request))
+        if wait:
+            return _too_many(request, wait)
     try:
         if password != form.get("again", ""):
             raise Invalid("the two passwords are not the same", mend="type them again")
@@ -127,7 +131,6 @@ def accept_invitation(request: Request, token: str, form: Form) -> Response:
         return page(request, "invite.html", status=422, token=token, name=name,
                     fixed=found is not None and found[1] is not None,
                     error=f"{_sentence(error.what)} {_sentence(error.mend)}")
-    web.limits.succeeded("an invitation", address_of(request))
     if session is None:
         return RedirectResponse("/sign-in", 303)
     return _enter(request, session, "/")
@@ -227,6 +230,8 @@ def skip(request: Request, user: SignedIn, form: Form, assignment_id: int) -> Re
     assignment = _own(request, user, assignment_id)
     try:
         web_of(request).store.skip(assignment.id, user.id, skip_reason(form), f"{form.get('request_id', '')[:64]}-skip")
+    except LeaseLost:
+        return go(request, "/label?notice=late")
     except Invalid as error:
         if wants_json(request):
             raise

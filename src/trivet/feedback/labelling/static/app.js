@@ -50,6 +50,10 @@
     fit();
     narrow.addEventListener("change", fit);
   }
+  const leave = $("form[action='/sign-out']");
+  if (leave) leave.addEventListener("submit", () => { // drafts are their writer's: the next one at this machine is another
+    try { Object.keys(localStorage).filter((k) => k.startsWith("trivet.")).forEach(storage.drop); } catch { /* as above */ }
+  });
   for (const area of all("textarea[data-draft]")) {
     const key = `trivet.text.${area.dataset.draft}`;
     if (!area.value) area.value = storage.get(key) || "";
