@@ -23,6 +23,7 @@ the road, a command each (reads files, writes a run folder, resumes when run aga
 {stages}
 
 around it:
+  label    people rank completions in a web app: trivet label serve completions.jsonl
   run      all steps of a recipe in one run folder: trivet run quickstart
   report   the HTML page of a run folder: trivet report runs/demo
   models   list, fetch and describe models: trivet models list
@@ -96,10 +97,14 @@ def _dispatch(arguments: list[str]) -> None:
         from trivet.models.command import models_command
 
         models_command(rest)
+    elif command == "label":
+        from trivet.feedback.labelling.command import label_command
+
+        label_command(rest, parse)
     else:
         import difflib
 
-        near = difflib.get_close_matches(command, [*STAGES, "run", "report", "models"], 1)
+        near = difflib.get_close_matches(command, [*STAGES, "label", "run", "report", "models"], 1)
         raise TrivetError(f"there is no command {command!r}",
                           mend=f"did you mean `trivet {near[0]}`?" if near else "see `trivet --help`")
 

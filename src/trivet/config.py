@@ -43,6 +43,10 @@ class StageConfig(Part):
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of every random generator of this stage."""
 
+    def input_contents(self) -> dict[str, str]:
+        """The hash of each input that is neither a file nor a folder, such as a database: it makes a run this run."""
+        return {}
+
 
 class Device(Part):
     """Where and how precisely to compute."""

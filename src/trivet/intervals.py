@@ -37,21 +37,21 @@ class Interval(NamedTuple):
         }
 
 
-def bootstrap_statistic(
+def bootstrap_statistics(
     columns: ArrayLike,
     groups: ArrayLike,
-    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    statistics: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     *,
     seed: int = 0,
     resamples: int = 10_000,
     level: float = 0.95,
-) -> Interval:
-    """Percentile bootstrap over groups of a statistic of column sums.
+) -> list[Interval]:
+    """Percentile bootstrap over groups of several statistics of column sums, from the same draws.
 
-    `columns` is [rows, C], `groups` [rows] names the group of each row, and `statistic` maps the sums of the
-    columns over the drawn rows, [..., C], to [...]: a mean is `lambda s: s[..., 0] / s[..., 1]` over the
-    columns (value, 1). As many groups are drawn, with replacement, as there are. Resamples in which the
-    statistic is NaN are left out of the interval. The result does not depend on the order of the rows, and
+    `columns` is [rows, C], `groups` [rows] names the group of each row, and `statistics` maps the sums of the
+    columns over the drawn rows, [..., C], to [..., S]: a mean is `lambda s: s[..., :1] / s[..., 1:]` over the
+    columns (value, 1). As many groups are drawn, with replacement, as there are. Resamples in which a
+    statistic is NaN are left out of its interval. The result does not depend on the order of the rows, and
     on the names of the groups only through their order. With one group `low` and `high` are NaN.
 
     Raises ValueError for no rows, values that are not finite, unequal lengths, `resamples` below 1 or
@@ -76,9 +76,9 @@ def bootstrap_statistic(
     n = int(group_of.max()) + 1
     sums = np.stack([np.bincount(group_of, weights=column, minlength=n) for column in table.T], axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        value = float(statistic(sums.sum(axis=0)))
+        values = np.atleast_1d(statistics(sums.sum(axis=0))).tolist()
     if n == 1:
-        return Interval(value, math.nan, math.nan, n)
+        return [Interval(value, math.nan, math.nan, n) for value in values]
 
     rng = np.random.default_rng(seed)
     # How often each group is drawn is all that matters. Blocks bound the memory; the generator's stream is
@@ -90,13 +90,31 @@ def bootstrap_statistic(
         picks = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
         counts = np.bincount(picks.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
-            drawn.append(statistic(counts @ sums))
-    estimates = np.concatenate(drawn)
-    estimates = estimates[~np.isnan(estimates)]
-    if len(estimates) == 0:
-        return Interval(value, math.nan, math.nan, n)
-    low, high = np.quantile(estimates, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    return Interval(value, float(low), float(high), n)
+            drawn.append(statistics(counts @ sums))
+    found = []
+    for value, estimates in zip(values, np.concatenate(drawn).T, strict=True):
+        estimates = estimates[~np.isnan(estimates)]
+        low = high = math.nan
+        if len(estimates):
+            low, high = np.quantile(estimates, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+        found.append(Interval(value, float(low), float(high), n))
+    return found
+
+
+def bootstrap_statistic(
+    columns: ArrayLike,
+    groups: ArrayLike,
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    *,
+    seed: int = 0,
+    resamples: int = 10_000,
+    level: float = 0.95,
+) -> Interval:
+    """`bootstrap_statistics` of one statistic, which maps column sums [..., C] to [...]. Raises as that does."""
+    import numpy as np
+
+    return bootstrap_statistics(columns, groups, lambda sums: np.asarray(statistic(sums))[..., None], seed=seed,
+                                resamples=resamples, level=level)[0]
 
 
 def bootstrap_mean(

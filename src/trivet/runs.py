@@ -134,7 +134,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def input_hashes(config: StageConfig) -> dict[str, str]:
     """The content hash of each input that is a path; names that are no path stand for themselves."""
-    return {f"{field}.{index}": _input_hash(item, field) for field, index, item in _inputs(config)}
+    return {f"{field}.{index}": _input_hash(item, field) for field, index, item in _inputs(config)} \
+        | config.input_contents()
 
 
 def _inputs(config: StageConfig) -> Iterator[tuple[str, int, str | Path]]:

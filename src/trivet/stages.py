@@ -36,7 +36,7 @@ STAGES = {s.name: s for s in (
           "trivet.generate.sample:run", "trivet.generate.sample:SampleSummary", ("completions",)),
     Stage("pairs", "rankings or the field's formats become preference pairs",
           "trivet.feedback.config:PairsConfig", "trivet.feedback.pairs:run",
-          "trivet.feedback.pairs:PairsSummary", ("train", "heldout")),
+          "trivet.feedback.pairs:PairsSummary", ("train", "heldout", "rankings")),
     Stage("check", "can this model answer such prompts at all?", "trivet.evaluate.config:CheckConfig",
           "trivet.evaluate.capability:run", "trivet.evaluate.capability:CheckSummary", ("evidence",)),
     Stage("sft", "fine-tune a model on answers", "trivet.policy.config:SFTConfig",
@@ -46,7 +46,8 @@ STAGES = {s.name: s for s in (
     Stage("score", "score answers with a reward model", "trivet.judge.config:ScoreConfig",
           "trivet.judge.score:run", "trivet.judge.score:ScoreSummary", ("scores",)),
     Stage("ppo", "align a model to a reward, with KL to the frozen reference",
-          "trivet.policy.config:PPOConfig", "trivet.policy.ppo:run", "trivet.policy.ppo:PPOSummary", ("policy",)),
+          "trivet.policy.config:PPOConfig", "trivet.policy.ppo:run",
+          "trivet.policy.ppo:PPOSummary", ("policy", "model")),
 )}
 
 

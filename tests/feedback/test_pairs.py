@@ -123,7 +123,7 @@ def test_the_stage_writes_both_sides(tmp_path, jsonl):
     summary = go(tmp_path, jsonl("rankings.jsonl", rows))
     train = read_rows(tmp_path / "run" / "train.jsonl", Preference)
     heldout = read_rows(tmp_path / "run" / "heldout.jsonl", Preference)
-    assert summary.artifacts.keys() == {"train", "heldout"}
+    assert summary.artifacts.keys() == {"train", "heldout", "rankings"}
     assert (summary.train_pairs, summary.heldout_pairs) == (len(train), len(heldout))
     assert summary.pairs == 40 * 5 and summary.prompts == 40  # a against b is an even split
     assert summary.skipped == {"labelers split evenly": 40} and summary.skipped_total == 40
@@ -133,7 +133,7 @@ def test_the_stage_writes_both_sides(tmp_path, jsonl):
 
 def test_without_heldout_only_train(tmp_path, jsonl):
     summary = go(tmp_path, jsonl("r.jsonl", [ranking([1, 2]).model_dump(mode="json")]), heldout=0)
-    assert summary.artifacts.keys() == {"train"} and summary.heldout_pairs == 0
+    assert summary.artifacts.keys() == {"train", "rankings"} and summary.heldout_pairs == 0
     assert not (tmp_path / "run" / "heldout.jsonl").exists()
 
 

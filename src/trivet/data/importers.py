@@ -208,7 +208,7 @@ def field_ranking(row: Mapping[str, Any], line: int) -> Ranking:
     return Ranking.model_validate(data)
 
 
-def _add_ranking(ranking: Ranking, earlier: dict[str, list[Ranking]]) -> None:
+def add_ranking(ranking: Ranking, earlier: dict[str, list[Ranking]]) -> None:
     """Add a ranking to those of its prompt. Raises TrivetError where it does not go together with them."""
     group = earlier.setdefault(ranking.id, [])
     texts = {c.id: c.text for r in group for c in r.completions}
@@ -272,7 +272,7 @@ def read_preferences(path: str | Path, format: str = "auto", keep_ties: bool = F
         try:
             format = detect(row) if format == "auto" else format
             if format == "ranked":
-                _add_ranking(field_ranking(row, line), rankings)
+                add_ranking(field_ranking(row, line), rankings)
             else:
                 _add_pair(hh_pair(row) if format == "hh" else preference_pair(row), "id" in row, lines, line,
                           keep_ties, result)

@@ -1,17 +1,24 @@
 """The stage `pairs`: rankings or the field's formats become preference pairs, split by prompt.
 
-Not covered: weighing labelers by how far they agree; every labeler of a prompt counts the same here.
+Rankings come from a file or from the database of `trivet label`; how several labelers' become one is `method`
+(aggregation.py). Pairs of the field's other formats pass as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from trivet.artifacts import Preference, Ranking, is_held_out, text_id, write_rows
+from trivet.artifacts import Preference, is_held_out, write_rows
 from trivet.data.importers import Imported, read_preferences
 from trivet.errors import TrivetError
 from trivet.feedback.config import PairsConfig
+from trivet.feedback.labels import Labels, database_file, read_labels
+from trivet.feedback.votes import ranked_pairs
 from trivet.runs import Run, Summary
+
+__all__ = ["PairsSummary", "length_wins", "ranked_pairs", "run", "split"]
 
 
 class PairsSummary(Summary):
@@ -31,27 +38,54 @@ class PairsSummary(Summary):
     longer_wins: float
     """Share of all decided pairs whose chosen answer is the longer one, in characters."""
     shorter_wins: float
+    method: str | None = None
+    """How rankings were aggregated; None where the input was pairs."""
+    rankings: int = 0
+    labelers: int = 0
+    adjudicated: int = 0
+    """Prompts that an adjudication decided."""
+    reliability: dict[str, float] = {}
+    """By labeler; what it is depends on the method (see `aggregation.Aggregated`)."""
+    agreement: dict[str, Any] | None = None
+    """How far the labelers agree (`agreement.AgreementReport`), where two of them ranked one prompt."""
 
 
 def run(config: PairsConfig, run: Run) -> PairsSummary:
-    """Convert config.input into train.jsonl and heldout.jsonl.
+    """Convert config.input, or what the database says, into train.jsonl and heldout.jsonl; rankings.jsonl beside
+    them holds the aggregated rankings, where there were rankings.
 
-    Raises TrivetError for malformed rows, for an input that gives no pair, and for a split with an empty side.
+    Raises TrivetError for malformed rows, a database that is not there or empty, an input that gives no pair, a
+    method without rankings, and for a split with an empty side.
     """
-    result = read_preferences(config.input, config.format, config.keep_ties)
-    if result.rankings:
-        result = ranked_pairs(result.rankings, config.keep_ties)
+    place: str | Path | None
+    said: dict[str, Any] = {}
+    if config.from_labels is not None:
+        found = read_labels(config.from_labels, config.rounds)
+        place = database_file(config.from_labels) or "the label database"
+        if found.adjudications and not config.adjudications:
+            print(f"note: {len(found.adjudications)} adjudications are not used; --adjudications lets them decide")
+        result, said = _from_rankings(found, config, run)
+    else:
+        assert config.input is not None
+        place = config.input
+        result = read_preferences(config.input, config.format, config.keep_ties)
+        if result.rankings:
+            result, said = _from_rankings(Labels(result.rankings, [], [], []), config, run)
+        elif config.method != "votes":
+            raise TrivetError(f"this file holds pairs, not rankings: there is nothing for {config.method} to aggregate",
+                              file=place, field="method", mend="leave --method out, or give rankings")
     pairs = result.pairs
     if not pairs:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in result.skipped.most_common())
-        raise TrivetError(f"this file gives no pair ({reasons})", file=config.input,
+        what = "this file gives" if config.from_labels is None else "these labels give"
+        raise TrivetError(f"{what} no pair ({reasons})", file=place,
                           mend="a pair needs a prompt and two different answers, one of them preferred")
     train, heldout = split(pairs, config.heldout, config.seed)
     if not train or (config.heldout > 0 and not heldout):
         prompts = len({p.prompt_id for p in pairs})
         raise TrivetError(
             f"the split leaves no {'held-out' if train else 'training'} pair ({prompts} prompts, "
-            f"{config.heldout:g} of them to be held out)", file=config.input, field="heldout",
+            f"{config.heldout:g} of them to be held out)", file=place, field="heldout",
             mend="give more prompts, another --heldout or another --seed, or --heldout 0 to keep none apart")
     for name, rows in (("train", train), ("heldout", heldout)):
         if rows:
@@ -62,7 +96,25 @@ def run(config: PairsConfig, run: Run) -> PairsSummary:
         pairs=len(pairs), prompts=_prompts(pairs), train_pairs=len(train), heldout_pairs=len(heldout),
         train_prompts=_prompts(train), heldout_prompts=_prompts(heldout), ties=result.ties,
         skipped=dict(result.skipped), skipped_total=result.skipped.total(),
-        longer_wins=round(longer, 4), shorter_wins=round(shorter, 4))
+        longer_wins=round(longer, 4), shorter_wins=round(shorter, 4), **said)
+
+
+def _from_rankings(labels: Labels, config: PairsConfig, run: Run) -> tuple[Imported, dict[str, Any]]:
+    """(pairs, what the summary says of the labels); writes the aggregated rankings."""
+    from trivet.feedback import agreement
+    from trivet.feedback.aggregation import aggregate, preferences
+
+    rankings = labels.rankings
+    decisive = labels.adjudications if config.adjudications else []
+    aggregated = aggregate(rankings, config.method, adjudications=decisive, seed=config.seed)
+    write_rows(run.path("rankings.jsonl"), aggregated.rankings)
+    run.artifact("rankings", run.path("rankings.jsonl"))
+    agreed = agreement.report(rankings, seed=config.seed, repeats=labels.repeats, gold=labels.gold).figures() \
+        if len({r.id for r in rankings}) < len(rankings) else None
+    return preferences(aggregated, config.keep_ties), {
+        "method": config.method, "rankings": len(rankings), "labelers": len({r.labeler for r in rankings}),
+        "adjudicated": len({r.id for r in decisive}), "agreement": agreed,
+        "reliability": {name: round(value, 4) for name, value in aggregated.reliability.items()}}
 
 
 def split(pairs: Sequence[Preference], heldout: float, seed: int) -> tuple[list[Preference], list[Preference]]:
@@ -86,84 +138,3 @@ def length_wins(pairs: Sequence[Preference]) -> tuple[float, float]:
 
 def _prompts(pairs: Sequence[Preference]) -> int:
     return len({pair.prompt_id for pair in pairs})
-
-
-# --- K ranked answers ---------------------------------------------------------------------------------
-
-
-def ranked_pairs(rankings: Sequence[Ranking], keep_ties: bool = False) -> Imported:
-    """The pairs of ranked answers, those of several labelers of a prompt merged.
-
-    A better rank beats a worse one, F (null) loses to all that did not fail, F and F give nothing, nor do equal
-    texts. Equal ranks are a tie: nothing, or with `keep_ties` a pair of its own with tie=true. A ranking's
-    votes weigh 1 / (the number of pairs it gave), so that each ranking weighs 1 however many answers it has.
-
-    The votes on one pair of answers are merged: `chosen` is the side with more weight, `label` its share,
-    `weight` the sum divided by the number of the prompt's labelers. An even split says as little as a tie:
-    dropped, or with `keep_ties` written with label 0.5 (and tie=false: nobody declared one).
-    """
-    result = Imported()
-    by_prompt: dict[str, list[Ranking]] = {}
-    for ranking in rankings:
-        by_prompt.setdefault(ranking.id, []).append(ranking)
-    for group in by_prompt.values():
-        _merge(group, keep_ties, result)
-    return result
-
-
-def _votes(ranking: Ranking, keep_ties: bool, result: Imported) -> list[tuple[int, int, bool]]:
-    """(winner, loser, tie) by place in the ranking's completions; what gives no pair is counted."""
-    if len(ranking.completions) == 1:
-        result.skipped["one answer only"] += 1
-    votes = []
-    for i, first in enumerate(ranking.completions):
-        for j in range(i + 1, len(ranking.completions)):
-            a, b = ranking.ranks[i], ranking.ranks[j]
-            if first.text.strip() == ranking.completions[j].text.strip():
-                result.skipped["the two answers are equal"] += 1
-            elif a is None and b is None:
-                result.skipped["both failed"] += 1
-            elif a == b:
-                result.ties += 1
-                if keep_ties:
-                    votes.append((i, j, True))
-                else:
-                    result.skipped["tie"] += 1
-            elif b is None or (a is not None and a < b):
-                votes.append((i, j, False))
-            else:
-                votes.append((j, i, False))
-    return votes
-
-
-def _merge(group: Sequence[Ranking], keep_ties: bool, result: Imported) -> None:
-    """Add the merged pairs of one prompt, `group` being its rankings, one a labeler."""
-    texts: dict[str, str] = {}
-    # (answers in the order in which they were first seen, tie) → weight for the first and for the second
-    weights: dict[tuple[str, str, bool], list[float]] = {}
-    voters: dict[tuple[str, str, bool], list[str]] = {}
-    for ranking in group:
-        for completion in ranking.completions:
-            texts.setdefault(completion.id, completion.text)
-        place = {name: number for number, name in enumerate(texts)}
-        votes = _votes(ranking, keep_ties, result)
-        for winner, loser, tie in votes:
-            ids = [ranking.completions[k].id for k in (winner, loser)]
-            first, second = sorted(ids, key=place.__getitem__)
-            key = (first, second, tie)
-            weights.setdefault(key, [0.0, 0.0])[ids[0] != first] += 1.0 / len(votes)
-            voters.setdefault(key, []).append(ranking.labeler)
-    prompt = group[0]
-    for (first, second, tie), (for_first, for_second) in weights.items():
-        total = for_first + for_second
-        even = not tie and abs(for_first - for_second) <= 1e-9 * total
-        if even and not keep_ties:
-            result.skipped["labelers split evenly"] += 1
-            continue
-        chosen, rejected = (first, second) if for_first >= for_second or even else (second, first)
-        result.pairs.append(Preference(
-            # the id names the two answers, whoever won: it stays when another labeler turns the majority
-            id=text_id([prompt.id, first, second, tie]), prompt_id=prompt.id, prompt=prompt.messages,
-            chosen=texts[chosen], rejected=texts[rejected],
-            label=0.5 if tie or even else max(for_first, for_second) / total, tie=tie,
-            weight=total / len(group), source=f"labelers: {', '.join(voters[first, second, tie])}"))

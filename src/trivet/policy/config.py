@@ -161,6 +161,8 @@ class PPOConfig(StageConfig):
     """Roles as adapters over one trunk, or each a model of its own."""
     lora: LoRA = LoRA()
     """The policy's adapter, where tune is lora."""
+    merge: bool = False
+    """Also write the policy as a whole model, its adapter merged: a next round samples and starts from it."""
     critic: Literal["head", "separate"] = "head"
     """A head on the policy's pass, or weights of its own (started from the reward model where trunks agree)."""
     optimizer: Optimizer = Optimizer(lr=1e-4, schedule="constant", warmup=0.0)

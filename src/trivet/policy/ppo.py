@@ -24,6 +24,8 @@ from trivet.evaluate.capability import assess, refuse
 from trivet.evaluate.config import MAX_FAIL
 from trivet.generate.sample import text_of
 from trivet.judge.rewards import call
+from trivet.models.merge import merge_policy
+from trivet.models.source import ModelSource
 from trivet.policy import state as states
 from trivet.policy.advantage import gae, others_mean, token_rewards, whiten
 from trivet.policy.config import PPOConfig
@@ -144,6 +146,10 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
         if config.tune == "lora":
             setup.tokenizer.save_pretrained(folder)
     run.artifact("policy", run.path("policy"))
+    if config.merge:
+        with atomic_folder(run.path("model")) as folder:
+            merge_policy(ModelSource(config.model, run.path("policy")), folder, "ppo")
+        run.artifact("model", run.path("model"))
     return PPOSummary(stop=reason, steps=state.step, episodes=state.episodes,
                       tokens_per_second=_rates(run), **compare(run, state.step, config.seed))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from trivet.artifacts import Message, Prompt, atomic_folder, write_json
+from trivet.artifacts import Message, Prompt, atomic_folder
 from trivet.data.chat import context_length, ensure_template, stop_token_ids
 from trivet.data.supervised import Example, pack_rows, read_conversations, tokenize
 from trivet.errors import TrivetError
@@ -17,6 +16,7 @@ from trivet.evaluate.config import MAX_FAIL
 from trivet.generate.config import Sampling
 from trivet.generate.torch_engine import TorchEngine
 from trivet.models import lora
+from trivet.models.merge import save_merged
 from trivet.models.roles import no_dropout
 from trivet.models.source import load_causal_lm, load_tokenizer, resolve
 from trivet.policy.config import SFTConfig
@@ -116,22 +116,12 @@ def run(config: SFTConfig, run: Run) -> SFTSummary:
         compute=compute, seed=config.seed, report_to=config.report_to)
     run.meter.count("trained", round(sum(len(e.ids) for e in examples) * config.epochs))
     with atomic_folder(run.path("model")) as folder:
-        save_merged(model, tokenizer, folder, config.model)
+        save_merged(model, tokenizer, folder, config.model, "sft")
     run.artifact("model", run.path("model"))
     losses = [r["loss"] for r in run.rows("metrics")]
     return SFTSummary(steps=steps, conversations=len(examples), rows=len(rows),
                       answer_tokens=sum(sum(e.written) for e in examples), first_loss=losses[0],
                       last_loss=losses[-1])
-
-
-def save_merged(model: Any, tokenizer: Any, folder: Path, base: str) -> Path:
-    """A model folder in float32, adapters merged: the next stage's reference is the tuned model."""
-    if hasattr(model, "merge_and_unload"):
-        model = model.float().merge_and_unload()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    write_json(folder / "trivet_model.json", {"schema_version": 1, "from": base, "stage": "sft"})
-    return folder
 
 
 def _check(model: Any, tokenizer: Any, conversations: list[list[Message]], config: SFTConfig) -> None:
