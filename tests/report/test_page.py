@@ -13,7 +13,8 @@ import pytest
 from trivet.errors import TrivetError
 from trivet.report import plots, read
 from trivet.report.config import ReportConfig
-from trivet.report.page import duration, number, write_report
+from trivet.report.page import write_report
+from trivet.report.words import duration, number
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=y> & \u202e\x1b[31m \ud800 https://evil.example/a.js"
 PROMPTS = 15
@@ -256,6 +257,20 @@ def test_reward_model_no_better_than_length_or_a_coin_is_said(tmp_path: Path) ->
     reward_stage(tmp_path / "reward", accuracy=(0.55, 0.47, 0.63), over=(-0.02, -0.1, 0.06))
     text = page(tmp_path / "reward").text
     assert "not clearly better than that rule" in text and "can't be told from a coin" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("alpha", "words"), [((0.88, 0.85, 0.91), "no reward model can be expected to do better"),
+                                              ((0.41, 0.3, 0.5), "mend the prompts or the instructions")])
+def test_agreement_of_labelers_stands_beside_the_reward_model(tmp_path: Path, alpha: tuple, words: str) -> None:
+    folder = tmp_path / "demo"
+    stage(folder / "pairs", "pairs", "input: r.jsonl\n", {"pairs": 9, "agreement": {
+        "items": 9, "rankings": 27, "labelers": 3, "alpha": interval(*alpha),
+        "leave_one_out": interval(0.92, 0.9, 0.94)}})
+    reward_stage(folder / "reward")
+    text = page(folder).text
+    assert "Agreement of labelers" in text and f"α {alpha[0]}" in text and words in text
+    assert "on 92% of pairs" in text and "the best one here reaches 67%" in text
 
 
 def test_hostile_text_is_shown_not_run(tmp_path: Path) -> None:

@@ -1,14 +1,12 @@
 """`trivet report`: the HTML page of a run. One file, no network; read.py reads, plots.py draws, template.html lays out.
 
-Here stand the words. A gain by the reward that the policy was trained on proves little, so the second reward model,
-the distance and the length always stand beside it, and an interval that includes zero is called by its name.
+findings.py writes the headline, words.py says figures in words; here are the sections.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,9 @@ from trivet import __version__
 from trivet.artifacts import atomic_write, read_json
 from trivet.report import plots, read
 from trivet.report.config import ReportConfig
+from trivet.report.findings import accuracy_finding, findings, lead
 from trivet.report.read import RunFolder, StageRun
+from trivet.report.words import duration, number, percent, span, unit
 from trivet.stages import STAGES
 
 SHOWN, FOLDED = 12, 300
@@ -28,16 +28,6 @@ _STOPS = {
     "kl": "the KL budget was spent", "plateau": "the held-out reward no longer rose",
     "guard": "the guard ended it",
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A line of the headline. tone: good, plain or caution."""
-
-    term: str
-    figure: str
-    text: str
-    tone: str = "plain"
 
 
 def write_report(config: ReportConfig) -> Path:
@@ -76,215 +66,6 @@ def context(run: RunFolder) -> dict[str, Any]:
         "machines": sorted({s.cost["machine"] for s in run.stages if s.cost}),
         "total": duration(sum(s.seconds for s in run.stages)),
     }
-
-
-# --- figures in words ---------------------------------------------------------------------------------
-
-
-def number(value: Any, digits: int = 2, *, sign: bool = False) -> str:
-    """A figure with a true minus sign; thousands apart; `–` for what is not known."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:+,}" if sign else f"{value:,}"
-    text = f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
-    return (text if float(text.replace(",", "")) else text.lstrip("+-")).replace("-", "−")
-
-
-def percent(value: float | None) -> str:
-    """A share, in whole percent."""
-    return "–" if value is None else f"{100 * value:.0f}%"
-
-
-def span(found: Mapping[str, Any], digits: int = 2, *, share: bool = False) -> str:
-    """A 95% interval in words."""
-    if found.get("low") is None or found.get("high") is None:
-        return "no interval: it rests on one prompt"
-    low, high = ((percent(v) if share else number(v, digits)) for v in (found["low"], found["high"]))
-    return f"95% interval {low} to {high}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people: 1.5 s, 4 min 14 s, 2 h 5 min."""
-    if seconds < 0.1:
-        return f"{1000 * seconds:.1f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def direction(gain: Mapping[str, Any] | None) -> str:
-    """up, down, or none where the interval includes zero; unknown where there is no interval."""
-    if not gain or gain.get("low") is None or gain.get("high") is None:
-        return "unknown"
-    return "up" if gain["low"] > 0 else "down" if gain["high"] < 0 else "none"
-
-
-def unit(ppo: StageRun) -> str:
-    """What rewards are measured in."""
-    return "points" if ppo.setting("normalise") is False else "deviations"
-
-
-# --- the headline -------------------------------------------------------------------------------------
-
-
-def lead(run: RunFolder, ppo: StageRun | None, figures: Mapping[str, Any]) -> Finding:
-    """Did it get better? In one or two sentences."""
-    if ppo is None or not figures.get("reward_gain"):
-        rewards = [s for s in run.of("reward") if s.summary and s.summary.get("accuracy")]
-        if ppo is None and not run.unfinished and rewards:
-            found = _accuracy(rewards[0], "")
-            return Finding("", "", f"The reward model: {found.text[0].lower()}{found.text[1:]}", found.tone)
-        done = len(run.stages) - len(run.unfinished)
-        text = f"{done} of {len(run.stages)} stages finished." if not run.single else \
-            "This stage is not finished." if run.unfinished else "This stage is finished."
-        return Finding("", "", f"{text} No policy has been compared with its reference here, so nothing can be said "
-                       "yet of whether a model got better.", "caution" if run.unfinished else "plain")
-    gain, second = figures["reward_gain"], figures.get("second_reward_gain")
-    way, other = direction(gain), direction(second)
-    size = f"{number(abs(gain['value']))} {unit(ppo)} ({span(gain)})"
-    text = "" if ppo.summary is not None else f"So far, after {figures['steps']} steps. "
-    text += {
-        "up": f"Held-out reward rose by {size}.", "down": f"It got worse: held-out reward fell by {size}.",
-        "none": f"No clear change: held-out reward moved by {number(gain['value'], sign=True)} {unit(ppo)} "
-                f"({span(gain)}), and this interval includes zero.",
-        "unknown": f"Held-out reward moved by {number(gain['value'], sign=True)} {unit(ppo)} ({span(gain)}).",
-    }[way]
-    if second is None or read.same_reward(ppo):
-        return Finding("", "", f"{text} That is the reward it was trained on, and no other one looked on: by itself "
-                       "this does not show that the answers got better.", "caution")
-    verb, end = {"up": "rose, too", "down": "fell, too"}.get(other if way == other else "", "moved"), "."
-    if other == "none":
-        against = second["value"] * gain["value"] < 0
-        verb = "sees none, either" if way == "none" else "points the other way" if against else "does not confirm it"
-        end = ", an interval that includes zero."
-    elif way != other and "unknown" not in {way, other}:
-        verb = "did move" if way == "none" else "says the opposite"
-    elif way == other == "up":
-        verb = "agrees"
-    return Finding("", "", f"{text} {_second_name(run, ppo)}, which the policy was not trained on, {verb}: "
-                   f"{number(second['value'], sign=True)} ({span(second)}){end}",
-                   "good" if way == other == "up" else "caution")
-
-
-def _second_name(run: RunFolder, ppo: StageRun) -> str:
-    return "A second reward model" if run.behind(ppo.setting("evaluation", "reward")) else "A second reward"
-
-
-def findings(run: RunFolder, ppo: StageRun | None, figures: Mapping[str, Any],
-             judges: list[tuple[StageRun, str]]) -> list[Finding]:
-    """The lines under the lead, each a figure and what it means."""
-    found = [Finding("Not finished", s.name, f"The stage {s.stage} has no summary yet: {s.progress()}. It is still "
-                     "at work or was interrupted; the same command goes on where it stopped.", "caution")
-             for s in run.unfinished]
-    if not run.single and run.summary is None and not run.unfinished:
-        found.append(Finding("The run", "no summary", "Each stage below is finished, the run as a whole is not: its "
-                             "recipe was interrupted between two steps, or the stages were run one by one.", "caution"))
-    for check in run.of("check"):
-        if check.summary and check.summary.get("capable") is False:
-            found.append(Finding("Capability", "failed", "The model failed the capability check and the run went on by "
-                                 "--force: expect little of what follows.", "caution"))
-    if ppo is not None and figures.get("reward_gain"):
-        found += [_reward_finding(figures), _second_finding(run, ppo, figures), _distance(ppo, figures),
-                  _length(ppo, figures, judges)]
-    for stage, role in judges:
-        if stage.summary and stage.summary.get("accuracy"):
-            found.append(_accuracy(stage, role, len(judges) > 1))
-    slow = sorted(run.stages, key=lambda s: -s.seconds)[:3]
-    found.append(Finding("Time", duration(sum(s.seconds for s in run.stages)), "In all; "
-                         + ", ".join(f"{s.name} {duration(s.seconds)}" for s in slow) + "." if len(run.stages) > 1
-                         else "Wall clock, interruptions not counted."))
-    return found
-
-
-def _reward_finding(figures: Mapping[str, Any]) -> Finding:
-    gain, way = figures["reward_gain"], direction(figures["reward_gain"])
-    text = f"Gain {number(gain['value'], sign=True)} ({span(gain)}), paired over {gain['n']} held-out prompts. "
-    text += "The interval includes zero: this run does not show a change. " if way == "none" else ""
-    text += "Below about ten prompts such an interval is too narrow. " if gain["n"] < 10 else ""
-    if way == "up":
-        text += "This is the very figure that PPO pushes up: a rise is what is to be expected, and no proof."
-    return Finding("Held-out reward", _change(figures, "reward"), text, "plain" if way == "up" else "caution")
-
-
-def _second_finding(run: RunFolder, ppo: StageRun, figures: Mapping[str, Any]) -> Finding:
-    gain = figures.get("second_reward_gain")
-    if gain is None or read.same_reward(ppo):
-        why = "No second reward was given" if gain is None else "The second reward is one it was trained on"
-        return Finding("Second opinion", "none", f"{why} (evaluation.reward): nothing here tells a better answer from "
-                       "one that only pleases the reward.", "caution")
-    first = next((s for s in map(run.behind, ppo.setting("reward") or []) if s), None)
-    second = run.behind(ppo.setting("evaluation", "reward"))
-    shared = read.shared_prompts(first, second) if first and second else None
-    text = {None: f"{_second_name(run, ppo)}, only looked at.",
-            0: "By a reward model trained on other prompts, only looked at."}.get(
-        shared, f"By a second reward model, only looked at; {shared} of its training prompts are the first one's, too.")
-    way, other = direction(figures["reward_gain"]), direction(gain)
-    text += f" Gain {number(gain['value'], sign=True)} ({span(gain)}), in its own scale."
-    if {way, other} == {"up", "down"} or (way == "up" and gain["value"] < 0):
-        text += " It points the other way than the first: the policy may have learned to please that one."
-    if other == "none":
-        text += " The interval includes zero: it does not confirm a change."
-    return Finding("Second opinion", _change(figures, "second_reward"), text,
-                   "good" if way == other == "up" else "caution")
-
-
-def _distance(ppo: StageRun, figures: Mapping[str, Any]) -> Finding:
-    kl, budget = float(figures["kl"]), ppo.setting("stop", "kl")
-    text = "KL of the policy to its reference: the log-ratio summed over an answer, mean over held-out answers. "
-    if budget is None:
-        return Finding("Distance", f"{number(kl)} nats", text + "No budget was set (stop.kl).")
-    over = kl > budget
-    text += f"{'Over' if over else 'Within'} the budget of {budget:g} nats" + (
-        " that stop.kl sets; it is looked at on training rollouts, before each update." if over else ".")
-    return Finding("Distance", f"{number(kl)} nats", text, "caution" if over else "plain")
-
-
-def _length(ppo: StageRun, figures: Mapping[str, Any], judges: list[tuple[StageRun, str]]) -> Finding:
-    gain, way = figures["length_gain"], direction(figures["length_gain"])
-    moved = {"up": "Answers got longer", "down": "Answers got shorter",
-             "none": "No clear change in length (the interval includes zero)", "unknown": "Change in length"}[way]
-    text, tone = f"{moved}: {number(gain['value'], 1, sign=True)} tokens ({span(gain, 1)}). ", "plain"
-    if ppo.answers:
-        last = ppo.answers[max(ppo.answers)]
-        share, limit = read.mean(last, "ended"), ppo.setting("sampling", "max_new_tokens")
-        text += f"{percent(share)} ended by themselves"
-        text += f", the rest were cut off at {limit} tokens. " if limit and share < 1 else ". "
-    wins = (judges[0][0].summary or {}).get("longer_wins" if way == "up" else "shorter_wins") if judges else None
-    if way in {"up", "down"} and wins and wins["value"] > 0.5:
-        text += (f"Among the reward model's held-out pairs the {'longer' if way == 'up' else 'shorter'} answer wins in "
-                 f"{percent(wins['value'])}: a part of the gain may be length alone.")
-        tone = "caution"
-    return Finding("Length", f"{_change(figures, 'length', 1)} tokens", text.strip(), tone)
-
-
-def _accuracy(stage: StageRun, role: str, named: bool = False) -> Finding:
-    figures = stage.summary or {}
-    accuracy, longer, shorter = figures["accuracy"], figures.get("longer_wins"), figures.get("shorter_wins")
-    rules = [(n, i) for n, i in (("the longer wins", longer), ("the shorter wins", shorter)) if i]
-    text = f"{role.capitalize()}. " if named and role else ""
-    text += f"Right on {percent(accuracy['value'])} of held-out pairs ({span(accuracy, share=True)}). "
-    tone = "plain"
-    if rules:
-        rule, best = max(rules, key=lambda r: r[1]["value"])
-        over = figures.get("accuracy_minus_length_baseline")
-        text += f"The best rule by length alone, “{rule}”: {percent(best['value'])}. "
-        if over and direction(over) != "up":
-            text, tone = text + "It is not clearly better than that rule: the interval of the difference includes " \
-                "zero." if direction(over) == "none" else text + "It is not better than that rule.", "caution"
-        elif over:
-            text += f"The difference, {number(100 * over['value'], 1, sign=True)} points, excludes zero."
-    if accuracy.get("low") is not None and accuracy["low"] <= 0.5:
-        text, tone = f"{text} It can't be told from a coin on these pairs.", "caution"
-    return Finding(f"Reward model “{stage.name}”" if named else "Reward model", percent(accuracy["value"]), text, tone)
-
-
-def _change(figures: Mapping[str, Any], name: str, digits: int = 2) -> str:
-    before, after = figures.get(f"{name}_before") or {}, figures.get(f"{name}_after") or {}
-    return f"{number(before.get('value'), digits)} → {number(after.get('value'), digits)}"
 
 
 # --- the sections -------------------------------------------------------------------------------------
@@ -389,7 +170,7 @@ def _reward_section(run: RunFolder, stage: StageRun, role: str) -> dict[str, Any
     elif not figures.get("accuracy"):
         notes.append("No held-out pairs were given: how good it is, is not known.")
     return {"stage": stage, "role": role, "plots": drawn, "notes": notes, "figures": _figures(figures),
-            "finding": _accuracy(stage, role) if figures.get("accuracy") else None}
+            "finding": accuracy_finding(stage, role) if figures.get("accuracy") else None}
 
 
 def _answers(ppo: StageRun) -> dict[str, Any] | None:
