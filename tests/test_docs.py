@@ -68,7 +68,7 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
 
 def test_help_names_every_command_and_the_readme_too() -> None:
     readme = (ROOT / "README.md").read_text()
-    for name in [*STAGES, "run", "report", "models"]:
+    for name in [*STAGES, "run", "report", "models", "label"]:
         assert f"  {name}" in help_text()
         assert f"`trivet {name}`" in readme
 

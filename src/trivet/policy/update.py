@@ -136,7 +136,7 @@ def _minibatch(
 
 def _backward(loss: torch.Tensor) -> None:
     if not torch.isfinite(loss):
-        raise TrivetError(f"the loss is {float(loss)}: training has diverged", field="optimizer.lr",
+        raise TrivetError(f"the loss is {float(loss.detach())}: training has diverged", field="optimizer.lr",
                           mend="lower the learning rate or raise kl.coef, and go on from the last checkpoint with "
                           "--overwrite in another folder")
     loss.backward()

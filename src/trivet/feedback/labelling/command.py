@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trivet.artifacts import Completions, Ranking, read_rows
 from trivet.errors import TrivetError
 from trivet.feedback.labelling.config import (
     LabelAgreementConfig,
@@ -77,14 +78,10 @@ def _added(what: str, result: AddResult) -> str:
     return f"{what}: {result.added} added{present}"
 
 
-def prepare(store: Store, config: LabelServeConfig) -> None:
+def prepare(store: Store, config: LabelServeConfig, completions: list[Completions], gold: list[Ranking]) -> None:
     """What the command line says, put into the store: settings, completions, gold items."""
-    from trivet.artifacts import Completions, Ranking, read_rows
-
     changes = {name: value for name in ("title", "overlap", "gold_rate", "repeat_rate")
                if (value := getattr(config, name)) is not None}
-    completions = read_rows(config.completions, Completions) if config.completions else []
-    gold = read_rows(config.gold, Ranking) if config.gold else []
     if changes:
         store.change_settings(None, **changes)
     if completions:
@@ -100,15 +97,18 @@ def serve(config: LabelServeConfig) -> None:
     from trivet.feedback.labelling.app import create_app
     from trivet.feedback.labelling.live import live_model
 
+    # what is given is looked at before a store is made
+    completions = read_rows(config.completions, Completions) if config.completions else []
+    gold = read_rows(config.gold, Ranking) if config.gold else []
+    if config.model is not None and not config.model.startswith(("http://", "https://")):
+        from trivet.models.source import resolve
+
+        resolve(config.model)  # a name that is wrong is told now, not to the first labeler
     store = _open(config.db, new=True)
     try:
-        prepare(store, config)
+        prepare(store, config, completions, gold)
         live = None
         if config.model is not None:
-            if not config.model.startswith(("http://", "https://")):
-                from trivet.models.source import resolve
-
-                resolve(config.model)  # a name that is wrong is told now, not to the first labeler
             live = live_model(config.model, config.model_name, config.sampling, config.device)
         listening = _listen(config.host, config.port)
         host, port = listening.getsockname()[:2]
@@ -187,7 +187,6 @@ def invite(config: LabelInviteConfig) -> None:
 
 def import_file(config: LabelImportConfig) -> None:
     """Put a file's rows into the store."""
-    from trivet.artifacts import Completions, Ranking, read_rows
     from trivet.feedback.store import transfer
 
     file: Path = config.file
