@@ -34,6 +34,8 @@ figures: $(VENV)/.installed
 	$(BIN)/trivet run harmlessness --set data="$(DATA)" --out runs/figures/harmlessness
 	$(BIN)/python benchmarks/resume.py --json benchmarks/results/resume.json
 	$(BIN)/python benchmarks/bad_input.py --json benchmarks/results/bad_input.json
+	$(BIN)/python benchmarks/labelling.py --json benchmarks/results/labelling.json
+	$(BIN)/python benchmarks/labeler_recovery.py --json benchmarks/results/labeler_recovery.json --plot docs/images/labeler_recovery.png
 
 wheel: $(VENV)/.installed
 	rm -rf build dist

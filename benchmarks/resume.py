@@ -56,10 +56,11 @@ def fixtures(folder: Path) -> dict[str, list[str]]:
                 "--no-check", "--optimizer.lr", "1e-2"],
         "reward": ["reward", "--preferences", train, "--heldout", heldout, *common, "--epochs", "4", "--batch", "4",
                    "--optimizer.lr", "1e-2", "--calibration.answers", "6",
-                   "--calibration.sampling.max-new-tokens", "8"],
+                   "--calibration.sampling.max-new-tokens", "8", "--pool", "mean", "--lora.last-layers", "1"],
         "ppo": ["ppo", "--prompts", prompts, *common, "--reward", "rewards:vowels", "--no-check", "--stop.steps", "14",
                 "--rollout", "8", "--micro-batch", "4", "--minibatches", "2", "--sampling.max-new-tokens", "10",
-                "--evaluation.every", "4", "--optimizer.lr", "1e-2", "--kl.adaptive", "--kl.horizon", "100"],
+                "--evaluation.every", "4", "--optimizer.lr", "1e-2", "--kl.adaptive", "--kl.horizon", "100",
+                "--lora.last-layers", "1", "--answers", "2", "--prompt-baseline"],
     }
 
 

@@ -260,7 +260,7 @@ def test_reward_model_no_better_than_length_or_a_coin_is_said(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize(("alpha", "words"), [((0.88, 0.85, 0.91), "no reward model can be expected to do better"),
+@pytest.mark.parametrize(("alpha", "words"), [((0.88, 0.85, 0.91), "as good as one labeler"),
                                               ((0.41, 0.3, 0.5), "mend the prompts or the instructions")])
 def test_agreement_of_labelers_stands_beside_the_reward_model(tmp_path: Path, alpha: tuple, words: str) -> None:
     folder = tmp_path / "demo"

@@ -6,25 +6,22 @@ batch; later passes over the same batch take up their result and run the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from trivet.models.lora import block_count
+from trivet.models.output_layer import backbone
 
 
-def blocks(model: nn.Module) -> nn.ModuleList:
-    """The transformer blocks of a decoder, in order.
-
-    Raises LookupError for a model that does not keep them in one list.
-    """
+def blocks(model: nn.Module) -> nn.ModuleList | None:
+    """The transformer blocks of a decoder, in order; None for a model that does not keep them in one list."""
     count = block_count(model)
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise LookupError(f"no list of {count} blocks in {type(model).__name__}")
+    lists = [m for m in backbone(model).modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    return lists[0] if lists else None
 
 
 class LowerBlocks:
@@ -42,9 +39,10 @@ class LowerBlocks:
     def on(self, model: nn.Module) -> Iterator[None]:
         """Passes of `model` inside the block share the lower blocks' result.
 
-        Raises TypeError for a model whose blocks give more than a hidden state.
+        Raises TypeError for a model whose blocks give more than a hidden state (see `shareable_blocks`), and
+        ValueError where what is kept is another batch's.
         """
-        chosen = list(blocks(model))[: self.count]
+        chosen = list(blocks(model) or ())[: self.count]
         if not chosen:
             yield
         elif self.hidden is None:
@@ -67,14 +65,34 @@ class LowerBlocks:
             raise TypeError(f"a block of {type(module).__name__} gives {type(output).__name__}, not a hidden state")
         self.hidden = output.detach()
 
-    def _take(self, *args: Any, **kwargs: Any) -> Tensor:
+    def _take(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         assert self.hidden is not None
+        if hidden.shape != self.hidden.shape:
+            raise ValueError(f"a batch of {list(hidden.shape)} where one of {list(self.hidden.shape)} is kept")
         return self.hidden
 
 
-def frozen_blocks(model: nn.Module) -> int:
-    """How many blocks, from the first, hold nothing that is trained."""
-    for i, block in enumerate(blocks(model)):
-        if any(p.requires_grad for p in block.parameters()):
-            return i
-    return len(blocks(model))
+@torch.no_grad()
+def shareable_blocks(model: Any, learns: Callable[[str, nn.Parameter], bool]) -> int:
+    """How many blocks, from the first, hold nothing that learns and may be run once for several passes.
+
+    learns: told a parameter's name and the parameter. Found out by trying two passes, since models differ: 0 where
+    blocks give more than a hidden state (GPT-Neo, BLOOM), or hand something on to later blocks (Gemma 3n).
+    Sharing is a saving and nothing else, so whatever a model says to it, the answer is 0.
+    """
+    found = blocks(model)
+    if found is None:
+        return 0
+    count = next((i for i, block in enumerate(found) if any(learns(n, p) for n, p in block.named_parameters())),
+                 len(found))
+    if count == 0:
+        return 0
+    lower, ids = LowerBlocks(count), torch.zeros((1, 2), dtype=torch.long, device=model.device)
+    states = []
+    try:
+        for _ in range(2):
+            with lower.on(model):
+                states.append(backbone(model)(input_ids=ids, use_cache=False).last_hidden_state)
+    except Exception:
+        return 0
+    return count if lower.hidden is not None and torch.equal(*states) else 0

@@ -19,7 +19,7 @@ from torch import nn
 
 from trivet.config import LoRA
 from trivet.models import lora
-from trivet.models.lower import LowerBlocks, blocks
+from trivet.models.lower import LowerBlocks, shareable_blocks
 from trivet.models.output_layer import plain_output_layer
 from trivet.models.source import ModelSource, load_causal_lm
 
@@ -98,8 +98,9 @@ class SharedTrunk:
     def __init__(
         self, base: ModelSource, dtype: torch.dtype, device: str, config: LoRA, *,
         critic: Literal["head", "separate"] = "head", rewards: Mapping[str, Path] | None = None,
+        critic_from: Role | None = None,
     ) -> None:
-        """critic 'separate': an adapter of its own, started from the first reward model's where one is given.
+        """critic 'separate': an adapter of its own, started from that of the reward model `critic_from`, if any.
 
         rewards: adapter folders of reward models that stand on the same weights (see `lora.stands_on`), by
         the role each gets.
@@ -118,8 +119,8 @@ class SharedTrunk:
         for role, folder in rewards.items():
             lora.load_into(self._peft, folder, role)
         if self.has_critic:
-            if rewards:
-                lora.load_into(self._peft, next(iter(rewards.values())), "critic")
+            if critic_from is not None:
+                lora.load_into(self._peft, rewards[critic_from], "critic")
             else:
                 self._peft.add_adapter("critic", adapter)
         learned = {"policy", "critic"}
@@ -129,13 +130,10 @@ class SharedTrunk:
                 adapter = name.split(".")[-2]
                 self._adapter_parameters.append((name, parameter, adapter in learned))
                 parameter.data = parameter.data.float()
-        self._shared = self._blocks_below_adapters({"policy", "critic"} if self.has_critic else {"policy"})
+        apart = {"policy", "critic"} if self.has_critic else {"policy"}
         self._activate("policy")
-
-    def _blocks_below_adapters(self, adapters: set[str]) -> int:
-        adapted = [i for i, block in enumerate(blocks(self._peft.get_base_model()))
-                   for name, _ in block.named_parameters() if "lora_" in name and name.split(".")[-2] in adapters]
-        return min(adapted)
+        self._shared = shareable_blocks(
+            self._peft.get_base_model(), lambda name, _: "lora_" in name and name.split(".")[-2] in apart)
 
     def _activate(self, adapter: str) -> None:
         if self._peft.active_adapter != adapter:

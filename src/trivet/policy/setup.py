@@ -89,6 +89,7 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
         print("the model has no chat template; a plain User:/Assistant: one is used")
     terms = parse_terms(config.reward)
     second_terms = parse_terms([config.evaluation.reward]) if config.evaluation.reward else []
+    trained = [t.spec for t in terms if t.kind == "model"]
     shared = _sharing(config, source, [t.spec for t in (*terms, *second_terms) if t.kind == "model"])
     roles: Roles
     if config.tune == "lora":
@@ -96,7 +97,8 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
             raise TrivetError("the policy must start from a whole model, not an adapter", field="model",
                               file=source.folder, mend="tune=full merges it first, or name its base")
         roles = SharedTrunk(source, compute.trunk, compute.device, config.lora, critic=config.critic,
-                            rewards={role: s.folder for role, s in shared.values()})
+                            rewards={role: s.folder for role, s in shared.values()},
+                            critic_from=next((shared[t][0] for t in trained if t in shared), None))
     else:
         roles = SeparateModels(source, compute.trunk, compute.device, critic=config.critic)
     models: dict[str, ModelReward] = {}
@@ -112,8 +114,8 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
 
     reward = make_reward(terms, model_reward)
     second = make_reward(second_terms, model_reward) if second_terms else None
-    if config.critic == "separate" and config.tune == "lora" and models:
-        _start_critic(roles, next(iter(models.values())))
+    if config.critic == "separate" and config.tune == "lora" and trained and trained[0] in shared:
+        _start_critic(roles, models[trained[0]], config)
     for line in roles.plan():
         print(line)
     for spec, loaded in models.items():
@@ -155,8 +157,14 @@ def _known_scale(config: PPOConfig, reward: WeightedReward, base: ModelSource) -
     return None
 
 
-def _start_critic(roles: Roles, reward: ModelReward) -> None:
-    """A critic that starts from the reward model says at first what it says, in the reward's own scale (detail 8)."""
+def _start_critic(roles: Roles, reward: ModelReward, config: PPOConfig) -> None:
+    """A critic that starts from the reward model says at first what it says, in the reward's own scale (detail 8).
+
+    Its head stays zero where that would be wrong: a reward model that reads the mean over an answer says nothing of
+    one token, and with a prompt baseline the return is not the score.
+    """
+    if config.prompt_baseline or reward.model.pool != "last":
+        return
     calibration = reward.calibration
     mean, std = (calibration.mean, calibration.std) if calibration else (0.0, 1.0)
     weight: Any = reward.model.head.weight

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 CHUNK_LOGITS = 2**23
-"""Logits held at once: 33 MB in float32."""
+"""Logits of a chunk: 33 MB in float32, held twice for a moment."""
 
 
 class _LinearLogps(torch.autograd.Function):
@@ -66,7 +66,8 @@ class _LinearLogps(torch.autograd.Function):
 def _scaled_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
     """logits / temperature, float32, shifted so that the largest of each row is 0."""
     z = nn.functional.linear(hidden, weight, bias).float()
-    return z.sub_(z.amax(-1, keepdim=True)).div_(temperature)
+    z = z.sub_(z.amax(-1, keepdim=True)).div_(temperature)
+    return z.clamp_(min=torch.finfo(z.dtype).min)  # a word that can't be: 0 * -inf would be NaN in the entropy
 
 
 def linear_logps(hidden: Tensor, layer: nn.Linear, tokens: Tensor, temperature: float, *,

@@ -169,13 +169,14 @@ def accuracy_finding(stage: StageRun, role: str, named: bool = False) -> Finding
         rule, best = max(rules, key=lambda r: r[1]["value"])
         over = figures.get("accuracy_minus_length_baseline")
         text += f"The best rule by length alone, “{rule}”: {percent(best['value'])}. "
-        if over and direction(over) != "up":
+        if over and direction(over) in {"none", "down"}:
             text, tone = text + "It is not clearly better than that rule: the interval of the difference includes " \
                 "zero." if direction(over) == "none" else text + "It is not better than that rule.", "caution"
-        elif over:
+        elif over and direction(over) == "up":
             text += f"The difference, {number(100 * over['value'], 1, sign=True)} points, excludes zero."
     if accuracy.get("low") is not None and accuracy["low"] <= 0.5:
-        text, tone = f"{text} It can't be told from a coin on these pairs.", "caution"
+        word = "can't be told from" if accuracy["high"] >= 0.5 else "is worse than"
+        text, tone = f"{text} It {word} a coin on these pairs.", "caution"
     return Finding(f"Reward model “{stage.name}”" if named else "Reward model", percent(accuracy["value"]), text, tone)
 
 
@@ -190,7 +191,7 @@ def labelers(agreed: Mapping[str, Any], accuracies: list[Mapping[str, Any]]) -> 
         text += "Below 0.5: mend the prompts or the instructions before you train on these. "
     if ceiling:
         text += f"One labeler is right by the others on {percent(ceiling['value'])} of pairs "
-        text += f"({span(ceiling, share=True)}): no reward model can be expected to do better"
+        text += f"({span(ceiling, share=True)}): a reward model that is as good as one labeler reaches that"
         best = max((a["value"] for a in accuracies), default=None)
         text += "." if best is None else f"; the best one here reaches {percent(best)}."
     return [Finding("Agreement of labelers", f"α {number(alpha['value'])}", text.strip(),

@@ -6,6 +6,7 @@ element, each forwarded once an epoch; here the prompt is forwarded once for all
 
 from __future__ import annotations
 
+import gc
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from trivet.generate.sample import prompt_seed, text_of
 from trivet.generate.torch_engine import TorchEngine
 from trivet.judge.calibration import Calibration
 from trivet.models import lora
-from trivet.models.lower import LowerBlocks, frozen_blocks
+from trivet.models.lower import LowerBlocks, shareable_blocks
 from trivet.models.output_layer import backbone
 from trivet.models.reward_model import (
     Group,
@@ -239,9 +240,12 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
                           file=config.preferences, mend="use --loss davidson, or `trivet pairs` without --keep-ties")
     dtype = plain(model).dtype
 
-    frozen = frozen_blocks(plain(model)) if config.tune != "full" else 0
-    size = sum(len(e.group) for e in data) * plain(model).config.get_text_config().hidden_size * dtype.itemsize
-    if frozen and config.epochs > 1 and size <= config.keep_states * 1e9:
+    prompts, tokens = len(data), sum(len(e.group) for e in data)
+    size = tokens * plain(model).config.get_text_config().hidden_size * dtype.itemsize
+    frozen = 0
+    if config.tune != "full" and config.epochs > 1 and size <= config.keep_states * 1e9:
+        frozen = shareable_blocks(plain(model), lambda _, parameter: parameter.requires_grad)
+    if frozen:
         data = keep_states(data, model, frozen, tokenizer.pad_token_id)
 
     def loss_sum(module: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float]]:
@@ -264,7 +268,9 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
         items=lambda b: float(b["weight"].sum()), epochs=config.epochs, batch=config.batch,
         micro_batch=config.micro_batch, optimizer=config.optimizer, checkpoint=config.checkpoint,
         compute=compute, seed=config.seed, report_to=config.report_to)
-    run.meter.count("trained", round(sum(len(e.group) for e in data) * config.epochs))
+    del data
+    gc.collect()  # the Trainer holds the kept states in a cycle; the memory is needed for what follows
+    run.meter.count("trained", round(tokens * config.epochs))
     scorer = as_scorer(model, tokenizer, source, config.pool)
     evaluation = _evaluate(scorer, heldout, config, run) if heldout else None
     calibration, facts = _calibrate(scorer, train, reference, config, source, compute, run)
@@ -272,7 +278,7 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
     run.artifact("reward", folder)
     figures = evaluation.summary() if evaluation else {}
     return RewardSummary(
-        steps=steps, train_pairs=len(train) - left_out, train_prompts=len(data), left_out_too_long=left_out,
+        steps=steps, train_pairs=len(train) - left_out, train_prompts=prompts, left_out_too_long=left_out,
         reference_mean=calibration.mean, reference_std=calibration.std, **figures)
 
 
