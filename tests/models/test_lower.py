@@ -105,3 +105,32 @@ def test_gemma2_caps_its_logits() -> None:
         vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=8, max_position_embeddings=64))
     assert plain_output_layer(model) is None
+
+
+def gpt_neo(folder):
+    """A model whose blocks give tuples."""
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    from conftest import make_tokenizer
+
+    tokenizer = make_tokenizer()
+    GPTNeoForCausalLM(GPTNeoConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_layers=2, num_heads=4, intermediate_size=64, window_size=8,
+        attention_types=[[["global", "local"], 1]], max_position_embeddings=64, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_blocks_that_give_more_than_a_state_are_not_shared(tmp_path) -> None:
+    roles = trunk(gpt_neo(tmp_path / "neo"), 1)
+    assert roles.lower_blocks() is None
+    assert logits(roles, "policy").isfinite().all()
+
+
+def test_what_is_kept_of_another_batch_is_refused(tiny_model_folder) -> None:
+    roles = trunk(tiny_model_folder, 1)
+    lower = roles.lower_blocks()
+    logits(roles, "policy", lower)
+    with pytest.raises(ValueError, match="a batch of"), roles.model("policy", lower) as model:
+        model(input_ids=IDS[:1])

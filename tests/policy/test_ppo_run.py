@@ -64,6 +64,20 @@ def test_the_answers_to_a_prompt_stand_side_by_side(prompt_file, tiny_model_fold
     assert len({r.completion for r in rows[:4]}) > 1
 
 
+def test_the_prompt_baseline_is_taken_from_what_is_learned(prompt_file, tiny_model_folder, tmp_path, monkeypatch
+                                                           ) -> None:
+    from trivet.policy import ppo
+
+    seen, tokens = [], ppo.token_rewards
+    monkeypatch.setattr(ppo, "token_rewards", lambda scores, *rest: seen.append(scores) or tokens(scores, *rest))
+    run(prompt_file, tiny_model_folder, tmp_path / "p", stop={"steps": 1}, answers=4, prompt_baseline=True,
+        missing_end_penalty=0.0)
+    scores = [r.score for r in read_rows(tmp_path / "p" / "rollouts" / "step-00001.jsonl", RolloutRow)]
+    expected = [s - (sum(scores[i // 4 * 4 : i // 4 * 4 + 4]) - s) / 3 for i, s in enumerate(scores)]
+    assert seen[0].tolist() == pytest.approx(expected, abs=1e-5)
+    assert any(abs(e - s) > 0.1 for e, s in zip(expected, scores, strict=True))
+
+
 @pytest.mark.parametrize(("changes", "what"), [
     ({"answers": 3}, "do not divide"), ({"prompt_baseline": True}, "needs two answers")])
 def test_groups_that_do_not_fit_are_refused(prompt_file, tiny_model_folder, tmp_path, changes, what) -> None:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from trivet.policy import vocabulary
+from policy.test_ppo_details import PAD, roles_of, rollout_of
+from trivet.policy import passes, vocabulary
 from trivet.policy.loss import entropy_from_logits, logps_from_logits
+from trivet.policy.rollout import micro_batch
 from trivet.policy.vocabulary import linear_logps
 
 
@@ -49,3 +51,34 @@ def test_frozen_weights_get_no_gradient_and_no_tokens_are_no_trouble() -> None:
     assert none.shape == (0,)
     with pytest.raises(ValueError, match="temperature"):
         linear_logps(hidden, layer, torch.tensor([0, 1, 2]), 0.0)
+
+
+@pytest.mark.parametrize("kind", ["upper", "separate"])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_a_pass_without_logits_equals_one_with_them(any_tiny_model_folder, monkeypatch, kind, dtype, close) -> None:
+    """On whole models, tied output layers among them: log-probabilities, entropy, values, gradients."""
+    roles = roles_of(any_tiny_model_folder, kind, dtype=dtype)
+    rollout = rollout_of(roles, any_tiny_model_folder, stops=frozenset(range(0, 400, 7)))
+    assert not rollout.mask.all(), "some rows are padded"
+    micro = micro_batch(rollout, range(6), PAD, "cpu")
+    weights, found = torch.randn(micro.response_mask.shape), []
+    torch.nn.init.normal_(roles.value_head.weight)
+    monkeypatch.setattr(vocabulary, "CHUNK_LOGITS", 7 * 384)
+    for plain in (True, False):
+        if not plain:
+            monkeypatch.setattr(passes, "plain_output_layer", lambda model: None)
+        with roles.model("policy") as model:
+            seen = passes.response_pass(model, micro, 0.7, value_head=roles.value_head, entropy=True)
+            ((seen.logps + seen.values * micro.response_mask) * weights).sum().backward()
+        grads = {n: p.grad.clone() for n, p in roles.trainable().items() if p.grad is not None}
+        for parameter in roles.trainable().values():
+            parameter.grad = None
+        found.append((seen, grads))
+    (one, ours), (other, theirs) = found
+    mask = micro.response_mask
+    assert not one.logps[~mask].any()
+    for a, b in ((one.logps, other.logps), (one.entropy, other.entropy), (one.values[mask], other.values[mask])):
+        assert torch.allclose(a, b, atol=close)
+    assert ours.keys() == theirs.keys() and any("lora_B" in n or "embed" in n or "wte" in n for n in ours)
+    for name, grad in ours.items():
+        assert torch.allclose(grad, theirs[name], atol=close * max(1.0, float(theirs[name].abs().max()))), name

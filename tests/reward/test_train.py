@@ -44,14 +44,18 @@ def test_it_learns_a_rule(preference_files, tiny_model_folder, tmp_path, changes
     assert calibration["reference"] == str(tiny_model_folder)
 
 
-def test_frozen_blocks_that_run_once_change_nothing(preference_files, tiny_model_folder, tmp_path) -> None:
+def test_frozen_blocks_that_run_once_change_nothing(preference_files, tiny_model_folder, tmp_path, monkeypatch) -> None:
+    from trivet.reward import train as module
+
     train, heldout = preference_files
-    rows = []
+    rows, kept_for, keep = [], [], module.keep_states
+    monkeypatch.setattr(module, "keep_states", lambda *given: kept_for.append(given[2]) or keep(*given))
     for kept in (4.0, 0.0):
         out = tmp_path / f"k{kept}"
         run_stage(STAGES["reward"], config(train, heldout, tiny_model_folder, out, epochs=2, keep_states=kept,
                                            lora={"r": 4, "last_layers": 1}))
         rows.append([json.loads(x)["loss"] for x in (out / "metrics.jsonl").read_text().splitlines()])
+    assert kept_for == [1], "the one block without adapters, in the first run alone"
     assert rows[0] == pytest.approx(rows[1], abs=1e-4)
     assert rows[0][-1] != pytest.approx(rows[0][0], abs=1e-3)
 
