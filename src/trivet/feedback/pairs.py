@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from trivet.artifacts import Preference, Ranking, is_held_out, write_rows
+from trivet.artifacts import Preference, Row, is_held_out, write_rows
 from trivet.data.importers import Imported, read_preferences
 from trivet.errors import TrivetError
 from trivet.feedback.config import PairsConfig
@@ -61,19 +59,18 @@ def run(config: PairsConfig, run: Run) -> PairsSummary:
     """
     place: str | Path | None
     said: dict[str, Any] = {}
-    aggregated: list[Ranking] = []
     if config.from_labels is not None:
         found = read_labels(config.from_labels, config.rounds)
         place = database_file(config.from_labels) or "the label database"
         if found.adjudications and not config.adjudications:
             print(f"note: {len(found.adjudications)} adjudications are not used; --adjudications lets them decide")
-        result, aggregated, said = _from_rankings(found, config)
+        result, said = _from_rankings(found, config)
     else:
         assert config.input is not None
         place = config.input
         result = read_preferences(config.input, config.format, config.keep_ties)
         if result.rankings:
-            result, aggregated, said = _from_rankings(Labels(result.rankings, [], [], []), config)
+            result, said = _from_rankings(Labels(result.rankings, [], [], []), config)
         elif config.method != "votes":
             raise TrivetError(f"this file holds pairs, not rankings: there is nothing for {config.method} to aggregate",
                               file=place, field="method", mend="leave --method out, or give rankings")
@@ -90,9 +87,9 @@ def run(config: PairsConfig, run: Run) -> PairsSummary:
             f"the split leaves no {'held-out' if train else 'training'} pair ({prompts} prompts, "
             f"{config.heldout:g} of them to be held out)", file=place, field="heldout",
             mend="give more prompts, another --heldout or another --seed, or --heldout 0 to keep none apart")
-    files: tuple[tuple[str, Sequence[BaseModel]], ...] = (
-        ("rankings", aggregated), ("train", train), ("heldout", heldout))
-    for name, rows in files:
+    written: tuple[tuple[str, Sequence[Row]], ...] = (
+        ("train", train), ("heldout", heldout), ("rankings", result.rankings))
+    for name, rows in written:
         if rows:
             write_rows(run.path(f"{name}.jsonl"), rows)
             run.artifact(name, run.path(f"{name}.jsonl"))
@@ -104,8 +101,8 @@ def run(config: PairsConfig, run: Run) -> PairsSummary:
         longer_wins=round(longer, 4), shorter_wins=round(shorter, 4), **said)
 
 
-def _from_rankings(labels: Labels, config: PairsConfig) -> tuple[Imported, list[Ranking], dict[str, Any]]:
-    """(pairs, aggregated rankings, what the summary says of the labels)."""
+def _from_rankings(labels: Labels, config: PairsConfig) -> tuple[Imported, dict[str, Any]]:
+    """(the pairs, and the aggregated rankings; what the summary says of the labels)."""
     from trivet.feedback import agreement
     from trivet.feedback.aggregation import aggregate, preferences
 
@@ -114,7 +111,9 @@ def _from_rankings(labels: Labels, config: PairsConfig) -> tuple[Imported, list[
     aggregated = aggregate(rankings, config.method, adjudications=decisive, seed=config.seed)
     agreed = agreement.report(rankings, seed=config.seed, repeats=labels.repeats, gold=labels.gold).figures() \
         if len({r.id for r in rankings}) < len(rankings) else None
-    return preferences(aggregated, config.keep_ties), aggregated.rankings, {
+    result = preferences(aggregated, config.keep_ties)
+    result.rankings = aggregated.rankings
+    return result, {
         "method": config.method, "rankings": len(rankings), "labelers": len({r.labeler for r in rankings}),
         "adjudicated": len({r.id for r in decisive}), "agreement": agreed,
         "reliability": {name: round(value, 4) for name, value in aggregated.reliability.items()}}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from sqlalchemy import event
 
 from trivet.errors import TrivetError
 from trivet.feedback.store import Invalid, LeaseLost, NotYours, Store
+from trivet.feedback.store.assignments import WINDOW
 
 
 def test_three_labelers_each_once(team, make_rows) -> None:
@@ -290,3 +292,26 @@ def test_live_turns(team, make_rows) -> None:
         store.add_live_item(ann.id, turn[:-1], row.completions)
     assert store.rankings() == [] and [r.ranks for r in store.rankings(include=("label", "live"))] == [[2, 1, 3]]
     assert [j.ranks for j in store.history(ann.id)] == [[2, 1, 3]]
+
+
+def test_a_lone_labeler_of_many_items_is_served_all_of_them_in_few_statements(team, make_rows) -> None:
+    """More items than are looked at together, all of them open, and the nearest to completion all one's own."""
+    store, count = team.store, 3 * WINDOW
+    store.change_settings(None, overlap=2)
+    store.add_completions(make_rows(count, k=2))
+    ann, bob = team.person("Ann"), team.person("Bob")
+    statements: list[str] = []
+    event.listen(store._engine, "before_cursor_execute", lambda c, cursor, statement, *_: statements.append(statement))
+    seen, most = set(), 0
+    for _ in range(count):
+        before = len(statements)
+        given = team.next(ann)
+        most = max(most, len(statements) - before)
+        seen.add(given.item_id)
+        team.submit(given)
+    assert len(seen) == count and most <= 18  # two of them are BEGIN on SQLite
+    begun = team.next(bob)  # one that Ann has done
+    team.submit(begun)
+    assert store.next_assignment(ann.id) is None
+    assert len(team.label_all(bob)) == count - 1
+    assert set(team.slots().values()) == {2}

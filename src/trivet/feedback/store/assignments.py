@@ -10,9 +10,22 @@ from __future__ import annotations
 
 import datetime
 import random
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, bindparam, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    and_,
+    bindparam,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from trivet.artifacts import Completion, Message
 from trivet.errors import TrivetError
@@ -28,6 +41,8 @@ GIVEN = ("label", "gold", "repeat")
 REPEAT_GAP = 8
 #: leases ended at once
 SWEEP = 100
+#: open items looked at together when one is chosen
+WINDOW = 64
 
 JUDGMENT_COLUMNS = (
     JudgmentRow.id, JudgmentRow.assignment_id, JudgmentRow.item_id, JudgmentRow.user_id, JudgmentRow.kind,
@@ -36,6 +51,11 @@ JUDGMENT_COLUMNS = (
 
 
 # Statements that every request runs are built once: building one costs more than SQLite takes to run it.
+# Literals, not parameters, where a partial index is meant: the planner must see that its condition holds.
+LEASED = AssignmentRow.state == literal_column("'leased'")
+_OPEN = ItemRow.missing > literal_column("0")
+_HOLDS_SLOT = and_(AssignmentRow.purpose == literal_column("'label'"),
+                   AssignmentRow.state.in_([literal_column(f"'{state}'") for state in LIVE]))
 _JOINED = select(AssignmentRow.__table__, ItemRow.messages, ItemRow.prompt_id, ItemRow.size).join(
     ItemRow, ItemRow.id == AssignmentRow.item_id)
 _BY_ID = _JOINED.where(AssignmentRow.id == bindparam("assignment"))
@@ -43,27 +63,39 @@ _OWN = _BY_ID.where(AssignmentRow.user_id == bindparam("user"))
 #: a labeler's own assignment, its row held
 OWN_LOCKED = _OWN.with_for_update(of=AssignmentRow)
 _HELD = _JOINED.where(
-    AssignmentRow.user_id == bindparam("user"), AssignmentRow.state == "leased", AssignmentRow.purpose.in_(GIVEN),
+    AssignmentRow.user_id == bindparam("user"), LEASED, AssignmentRow.purpose.in_(GIVEN),
     AssignmentRow.expires_at > bindparam("moment"), ItemRow.paused.is_(False),
 ).order_by(AssignmentRow.leased_at.desc(), AssignmentRow.id.desc()).limit(1)
 _NEWEST = select(*JUDGMENT_COLUMNS).where(JudgmentRow.assignment_id == bindparam("assignment")) \
     .order_by(JudgmentRow.id.desc()).limit(1)
-_OVERDUE = and_(AssignmentRow.state == "leased", AssignmentRow.purpose.in_(GIVEN),
+_OVERDUE = and_(LEASED, AssignmentRow.purpose.in_(GIVEN),
                 AssignmentRow.expires_at <= bindparam("moment"))
 _ANY_OVERDUE = select(AssignmentRow.id).where(_OVERDUE).limit(1)
 _USER = select(UserRow.paused, UserRow.given).where(UserRow.id == bindparam("user")).with_for_update()
 _OWN_OF_ITEM = and_(AssignmentRow.item_id == ItemRow.id, AssignmentRow.user_id == bindparam("user"))
-_OPEN = (
-    select(ItemRow.id, ItemRow.size, ItemRow.name, AssignmentRow.id.label("own_id"))
-    .outerjoin(AssignmentRow, and_(_OWN_OF_ITEM, AssignmentRow.purpose == "label"))
-    .where(ItemRow.missing > 0, ItemRow.paused.is_(False),
-           or_(AssignmentRow.id.is_(None), AssignmentRow.state == "expired"))
-    .order_by(ItemRow.missing, ItemRow.order_key).limit(1))
-_OPEN_AND_FREE, _OPEN_AFTER_WAITING = (_OPEN.with_for_update(of=ItemRow, skip_locked=skip) for skip in (True, False))
+
+
+def _window(*where: ColumnElement[bool], limit: int | None = WINDOW) -> Select[Any]:
+    """The first open items, nearest to completion before the others, with what of them this labeler was given."""
+    some = select(ItemRow.id, ItemRow.missing, ItemRow.order_key).where(
+        _OPEN, ItemRow.paused.is_(False), *where,
+    ).order_by(ItemRow.missing, ItemRow.order_key).limit(limit).subquery()
+    return select(some.c.id, some.c.missing, AssignmentRow.id.label("own_id"), AssignmentRow.state).outerjoin(
+        AssignmentRow, and_(AssignmentRow.item_id == some.c.id, AssignmentRow.user_id == bindparam("user"),
+                            AssignmentRow.purpose == "label")).order_by(some.c.missing, some.c.order_key)
+
+
+_FROM_LEVEL = _window(ItemRow.missing > bindparam("level"))
+_INSIDE_LEVEL = _window(ItemRow.missing == bindparam("level"), ItemRow.order_key >= bindparam("start"))
+_ALL_OPEN = _window(limit=None)
+_CHOICE = select(ItemRow.id, ItemRow.size, ItemRow.name).where(
+    ItemRow.id.in_(bindparam("items", expanding=True)), _OPEN,
+).order_by(ItemRow.missing, ItemRow.order_key).limit(1)
+_FREE, _AFTER_WAITING = (_CHOICE.with_for_update(skip_locked=skip) for skip in (True, False))
 _TAKE = update(ItemRow).where(ItemRow.id == bindparam("item"), ItemRow.missing > 0) \
     .values(missing=ItemRow.missing - 1).returning(ItemRow.id)
 _SLOTS = select(AssignmentRow.slot).where(
-    AssignmentRow.item_id == bindparam("item"), AssignmentRow.purpose == "label", AssignmentRow.state.in_(LIVE))
+    AssignmentRow.item_id == bindparam("item"), _HOLDS_SLOT)
 _GIVEN = update(UserRow).where(UserRow.id == bindparam("user")).values(given=UserRow.given + 1).returning(UserRow.given)
 _LEASE = insert(AssignmentRow).returning(AssignmentRow.id)
 
@@ -142,7 +174,7 @@ def give_slot_back(connection: Connection, item_id: int) -> None:
 def free_leases(connection: Connection, where: ColumnElement[bool], state: str) -> int:
     """End leases: `expired` ones may come back to the labeler, `released` ones were taken away. How many ended."""
     held = connection.execute(
-        select(AssignmentRow.id).where(AssignmentRow.state == "leased", AssignmentRow.purpose.in_(GIVEN), where)
+        select(AssignmentRow.id).where(LEASED, AssignmentRow.purpose.in_(GIVEN), where)
         .order_by(AssignmentRow.item_id, AssignmentRow.id).limit(SWEEP).with_for_update(skip_locked=True)
     ).scalars().all()
     if not held:
@@ -174,19 +206,39 @@ def lease(connection: Connection, settings: ProjectSettings, user_id: int, item:
 # --- choosing ----------------------------------------------------------------------------------------
 
 
-def _pick_label(connection: Connection, settings: ProjectSettings, user_id: int) -> int | None:
-    """Lease the open item nearest to completion that this labeler has not seen; else the next of the seeded order."""
-    # First whatever nobody else is busy with; only when that is nothing, wait for those who are.
+def _candidates(connection: Connection, settings: ProjectSettings, user_id: int, given: int) -> dict[int, int | None]:
+    """Some open items that this labeler has not answered, best first: {item: their ended assignment or None}.
+
+    Looks at one window of each level of completion, and at a second one from a seeded place in it, so that it takes
+    no longer in a project of many items, all of which one labeler has answered already. Only where that finds
+    nothing are all of them looked at.
+    """
+    def unseen(rows: Sequence[Any]) -> dict[int, int | None]:
+        return {row.id: row.own_id for row in rows if row.own_id is None or row.state == "expired"}
+
+    level = 0
     while True:
-        for query in (_OPEN_AND_FREE, _OPEN_AFTER_WAITING):
-            item = connection.execute(query, {"user": user_id}).first()
-            if item is not None or connection.dialect.name == "sqlite":
-                break
-        if item is None:
-            return None
-        slot = take_slot(connection, item.id)
-        if slot is not None:
-            return lease(connection, settings, user_id, item, "label", slot, item.own_id)
+        rows = connection.execute(_FROM_LEVEL, {"user": user_id, "level": level}).all()
+        if (found := unseen(rows)) or (level == 0 and len(rows) < WINDOW):
+            return found
+        if len(rows) < WINDOW:
+            break
+        level = rows[-1].missing
+        start = seeded(settings.seed, "window", user_id, given)
+        if found := unseen(connection.execute(_INSIDE_LEVEL, {"user": user_id, "level": level, "start": start}).all()):
+            return found
+    return unseen(connection.execute(_ALL_OPEN, {"user": user_id}).all())
+
+
+def _pick_label(connection: Connection, settings: ProjectSettings, user_id: int, given: int) -> int | None:
+    """Lease an open item near to completion that this labeler has not seen; else the next of the seeded order."""
+    while candidates := _candidates(connection, settings, user_id, given):
+        some = {"items": list(candidates)[:WINDOW]}
+        # First whatever nobody else is busy with; only when that is nothing, wait for those who are.
+        item = connection.execute(_FREE, some).first() or connection.execute(_AFTER_WAITING, some).first()
+        if item is not None and (slot := take_slot(connection, item.id)) is not None:
+            return lease(connection, settings, user_id, item, "label", slot, candidates[item.id])
+    return None
 
 
 def _pick_gold(connection: Connection, settings: ProjectSettings, user_id: int) -> int | None:
@@ -256,7 +308,7 @@ class Assignments(Connected):
             elif draw < settings.gold_rate + settings.repeat_rate:
                 chosen = _pick_repeat(connection, settings, user_id, user.given)
             if chosen is None:
-                chosen = _pick_label(connection, settings, user_id)
+                chosen = _pick_label(connection, settings, user_id, user.given)
             return None if chosen is None else get_assignment(connection, chosen)
 
         # in a transaction of its own, so that nobody who holds an item waits for another one
