@@ -293,8 +293,8 @@ def _against_gold(ranking: Ranking, ranks: list[int | None]) -> list[tuple[str, 
 # --- for the terminal -------------------------------------------------------------------------------------
 
 _NAMES = {
-    "alpha": "Krippendorff's α (ordinal)", "alpha_pairs": "Krippendorff's α of pairs (nominal)",
-    "kendall_w": "Kendall's W, mean of items", "tau_b": "Kendall's τ-b of two labelers",
+    "alpha": "Krippendorff’s α (ordinal)", "alpha_pairs": "Krippendorff’s α of pairs (nominal)",
+    "kendall_w": "Kendall’s W, mean of items", "tau_b": "Kendall’s τ-b of two labelers",
     "pair_agreement": "pairs decided alike", "decided_agreement": "the same without ties",
     "leave_one_out": "one against the others (human ceiling)", "self_consistency": "oneself, when asked again",
     "gold_accuracy": "gold items",
@@ -307,7 +307,7 @@ def table(found: AgreementReport) -> Any:
     from rich.console import Group
     from rich.table import Table
 
-    whole = Table(title=f"{found.items} items, {found.rankings} rankings by {found.labelers} labelers",
+    whole = Table(title=f"{found.items} items, {found.labelers} labelers, {found.rankings} rankings",
                   title_justify="left", show_header=False, pad_edge=False)
     for name, words in _NAMES.items():
         figure: Figure = getattr(found, name)

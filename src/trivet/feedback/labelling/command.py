@@ -149,31 +149,16 @@ def _listen(host: str, port: int) -> Any:
 def agreement(config: LabelAgreementConfig) -> None:
     """Print the figures, and write them as JSON where asked."""
     from rich.console import Console
-    from rich.table import Table
 
     from trivet.artifacts import write_json
+    from trivet.feedback.agreement import table
     from trivet.feedback.labelling.figures import make
 
     with _open(config.db) as store:
         found = make(store, config.seed)
     if found.report is None:
         raise TrivetError("this store holds no judgments yet", field="db", mend="label some items first")
-    table = Table(title=f"{found.items} items, {found.report.labelers} labelers, {found.report.rankings} rankings",
-                  title_justify="left", box=None, pad_edge=False)
-    for heading in ("", "value", "95% interval", "items"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for row in found.rows:
-        if row.interval is None:
-            table.add_row(row.name, "–", row.why, "")
-        else:
-            _, low, high, n = row.interval
-            table.add_row(row.name, f"{row.interval.value:.3f}", f"{low:.3f} to {high:.3f}" if low == low else "–",
-                          str(n))
-    for first, second, interval in found.pairs:
-        table.add_row(f"  τ-b {first} · {second}", f"{interval.value:.3f}",
-                      f"{interval.low:.3f} to {interval.high:.3f}" if interval.low == interval.low else "–",
-                      str(interval.n))
-    Console(highlight=False).print(table)
+    Console(highlight=False).print(table(found.report))
     if config.json_file is not None:
         write_json(config.json_file, found.as_dict())
 
