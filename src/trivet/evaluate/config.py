@@ -1,4 +1,4 @@
-"""Settings of the stage `check`."""
+"""Settings of the stages `check` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field
 
 from trivet.config import EMBEDDED, Device, StageConfig
 from trivet.generate.config import Sampling
+from trivet.judge.config import Judging
 
 MAX_FAIL = 0.34  # largest share of answers that may fail; `sft` and `ppo` ask with it, too
 
@@ -33,5 +34,43 @@ class CheckConfig(StageConfig):
     """Largest share of the answers that may fail (empty, looping, gibberish, off-language)."""
     force: bool = False
     """Go on with a model that fails; the verdict is written down all the same."""
+    device: Device = Device()
+    """Where to compute."""
+
+
+class EvaluateConfig(StageConfig):
+    """Helpful, honest, harmless, still capable: one table, beside a base where one is given."""
+
+    input_fields: ClassVar[tuple[str, ...]] = ("model", "against")
+    not_in_fingerprint: ClassVar[tuple[str, ...]] = ("out", "overwrite", "batch_size", "fail_if")
+
+    out: Path = Path("runs/evaluate")
+    """Folder of this stage's run."""
+    model: str = EMBEDDED
+    """The model to evaluate: a folder, an adapter folder, a hub id, or the embedded default."""
+    against: str | None = None
+    """The base to compare it with, question by question: a model, or the folder of a finished evaluation of one."""
+    data: Path | None = None
+    """A folder of the field's data sets (docs/guides/evaluate.md lists its files). Without it the suites that come
+    with Trivet are run, and the table says what was left out."""
+    suites: list[str] = ["standard"]
+    """Which suites to run: their names, or `standard` for all. `trivet evaluate suites` lists them."""
+    limit: int | None = Field(None, ge=1)
+    """At most N items of each suite, drawn by the seed. Default: each suite's own standard count."""
+    full: bool = False
+    """All items of every data set instead of the standard counts: hours on a CPU."""
+    sampling: Sampling = Sampling(temperature=0.7, max_new_tokens=64)
+    """How answers are drawn; GSM8K and the judged prompts get twice and four times as many tokens."""
+    judge: Judging = Judging()
+    """What compares the model's answers with the base's."""
+    grader: Judging = Judging()
+    """What says of one answer whether it is harmful or refuses. Default: the judge, where it can."""
+    lm_eval: list[str] = []
+    """Tasks of lm-evaluation-harness to run as well, where it (pip install 'trivet[lm-eval]') and its data are."""
+    fail_if: list[str] = []
+    """Conditions under which the command ends with exit code 1, such as 'harmless.attack_success > 0.3' or
+    'capable.perplexity worse'. For CI pipelines."""
+    batch_size: int = Field(64, ge=1)
+    """Answers generated side by side."""
     device: Device = Device()
     """Where to compute."""

@@ -1,4 +1,4 @@
-"""Settings of the stage `score`."""
+"""Settings of judges, and of the stage `score`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,31 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from trivet.config import Device, StageConfig
+from trivet.config import Device, Part, StageConfig
+
+
+class Judging(Part):
+    """What compares or grades answers."""
+
+    by: str | None = None
+    """A reward-model folder (compares only), a model (asked by log-probability), package.module:function, or the URL
+    of an OpenAI-compatible endpoint, such as http://localhost:8000/v1."""
+    model: str | None = None
+    """The model's name at the endpoint."""
+    both_orders: bool = True
+    """Ask about each pair in both orders and take the mean: a preference for the first answer cancels out."""
+    key: str = "OPENAI_API_KEY"
+    """The environment variable that holds the endpoint's key."""
+    retries: int = Field(4, ge=0)
+    """How often an endpoint is asked again, ever more slowly, when it fails."""
+    timeout: float = Field(60.0, gt=0)
+    """Seconds to wait for an endpoint's answer."""
+    concurrency: int = Field(8, ge=1)
+    """Requests in flight at an endpoint."""
+    requests: int | None = Field(None, ge=1)
+    """Budget: at most this many requests to an endpoint; then the run stops, and goes on with a larger one."""
+    tokens: int | None = Field(None, ge=1)
+    """Budget: at most this many tokens in and out."""
 
 
 class ScoreConfig(StageConfig):

@@ -1,0 +1,80 @@
+"""Which suites there are, and what they measure. Strings, so that no torch is loaded to list them."""
+
+from __future__ import annotations
+
+import importlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from trivet.evaluate.base import Leg, Measure
+
+
+class Item(Protocol):
+    """One question of a suite, as far as all suites agree on it."""
+
+    @property
+    def id(self) -> str: ...
+
+
+I = TypeVar("I", bound=Item)  # noqa: E741
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One kind of question.
+
+    `module` has `MEASURES: tuple[Measure, ...]`, `read(config) -> list[Item]` (no torch; raises TrivetError for a data
+    file that does not fit) and `run(subject, items, config) -> list[Score]`.
+    """
+
+    name: str
+    leg: Leg
+    help: str
+    module: str
+    standard: int
+    """How many items the standard set takes."""
+    data: tuple[str, ...] = ()
+    """Files under the data folder that it reads; the suite is left out where they are not there."""
+    own: bool = False
+    """Questions of its own come with Trivet, used where `data` is not there."""
+
+    def load(self) -> Any:
+        """Its module."""
+        return importlib.import_module(self.module)
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What it measures."""
+        found: tuple[Measure, ...] = self.load().MEASURES
+        return found
+
+
+_HERE = "trivet.evaluate.suites"
+SUITES = {s.name: s for s in (
+    Suite("instructions", "helpful", "instructions that a program can check", f"{_HERE}.instructions", 100, own=True),
+    Suite("prompts", "helpful", "open prompts: fluency, repetition, length, and what a judge says",
+          f"{_HERE}.prompts", 120, ("prompts/mt_bench.jsonl", "prompts/vicuna_bench.jsonl"), own=True),
+    Suite("truthfulqa", "honest", "multiple choice where people err (MC1, MC2, calibration)", f"{_HERE}.truthfulqa",
+          790, ("truthfulqa/mc_task.json",)),
+    Suite("unknown", "honest", "questions that nobody can answer, beside ones that have an answer",
+          f"{_HERE}.unknown", 100, own=True),
+    Suite("agreeing", "honest", "does it agree with a wrong claim, does it flatter?", f"{_HERE}.agreeing", 100,
+          own=True),
+    Suite("attacks", "harmless", "harmful requests, by topic", f"{_HERE}.attacks", 150,
+          ("red-instruct/catqa_english.json", "red-instruct/harmfulqa.json", "red-instruct/dangerousqa.json"), own=True),
+    Suite("refusals", "harmless", "safe requests that look unsafe, beside unsafe ones", f"{_HERE}.refusals", 200,
+          ("xstest/xstest_prompts.csv",), own=True),
+    Suite("text", "capable", "perplexity of held-out text", f"{_HERE}.text", 200,
+          ("self-instruct/seed_tasks.jsonl",), own=True),
+    Suite("gsm8k", "capable", "grade-school maths by exact answer", f"{_HERE}.gsm8k", 100, ("gsm8k/test.jsonl",)),
+)}
+
+
+def draw(items: Sequence[I], count: int | None, seed: int) -> list[I]:
+    """`count` of the items (all, where there are fewer or count is None), by the seed; in their order."""
+    if count is None or count >= len(items):
+        return list(items)
+    chosen = set(random.Random(seed).sample(range(len(items)), count))
+    return [item for i, item in enumerate(items) if i in chosen]
