@@ -201,7 +201,7 @@ def test_the_ledger_says_how_long_people_took_and_ai_labelers_apart(tmp_path) ->
 
 def test_equal_rankings_are_told_to_be_equal(labelled, tmp_path, jsonl) -> None:
     """Two stages that read the same rankings: the ledger counts the time once."""
-    database, rows = labelled
+    _, rows = labelled
     file = jsonl("rankings.jsonl", [r.model_dump(mode="json") for r in rows])
     for name, source, more in (("a", ["--input", str(file)], []), ("b", ["--input", str(file)], ["--seed", "3"]),
                                ("c", ["--input", str(jsonl("few.jsonl", [r.model_dump(mode="json")
