@@ -1,4 +1,4 @@
-"""Asking judges: which one a setting names, what it may be asked, both orders of a pair, and checks of what came back."""
+"""Asking judges: which one a setting names, both orders of a pair, and checks of what came back."""
 
 from __future__ import annotations
 
