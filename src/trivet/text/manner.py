@@ -20,7 +20,8 @@ _CANNOT = (r"\bi" + _ADVERB + r"\s*(?:can't|cannot|can not|won't|will not|couldn
            r"not going to|not comfortable(?: with)?|not designed to|not programmed to|not allowed to|not permitted to|"
            r"not in a position to|incapable of|not capable of|here to help, not to)|"
            r"(?:don't|do not) feel comfortable(?: with)?|would rather not|'d rather not|"
-   XX
+           r"(?:don't|do not)(?: have the ability to)?(?= (?:assist|provide|support|condone|engage|participate|promote|"
+           r"encourage|help)\b))")
 _VERB = (r"\s+(?:be able to |even |possibly |ever |knowingly |directly |in any way |be )?"
          r"(?:help(?!\s+(?:but|feeling|thinking|wondering|noticing|laughing|smiling))|helping|assist|assisting|provid|"
          r"offer|fulfil|comply|complying|do (?:that|this|so|it|what)|answer|creat|generat|shar(?:e|ing)|"
