@@ -36,6 +36,18 @@ _VERB = (r"\s+(?:be able to |even |possibly |ever |knowingly |directly |in any w
          r"speculat|joke|say that|repeat|go into)")
 _HARD = [re.compile(p) for p in (
     _CANNOT + _VERB,
+    r"\bi (?:do not|don't) (?:think|believe|feel) (?:that )?(?:i (?:should|can|could|am able|would be able|have the)|"
+    r"it(?:'s| is| would be) (?:right|appropriate|ethical|okay|ok) (?:for me )?to)\b(?! (?:agree|disagree|think|say))",
+    r"\bi(?: a|')m not sure (?:that |if |whether )?i(?:'d)? (?:want to|should|can|could|like to) "
+    r"(?:help|assist|tell|answer|share|support|say that|do that|give)",
+    r"\bi (?:do not|don't) want to (?:help|assist|tell you|answer|share|support|do that|be part|talk about|discuss)",
+    r"\bnot an? \w+ (?:that )?i(?: a|')m (?:able|willing|comfortable|allowed)",
+    r"\b(?:outside|beyond|out) (?:of )?(?:my|the) (?:expertise|scope|abilities|capabilities|remit|role|knowledge)\b",
+    r"^(?:i'm |i am )?(?:so |very )?sorry[,.;:—–-]* (?:but )?i (?:do not|don't) know how to do (?:that|this)",
+    r"\bi (?:do not|don't) have the (?:ability|capability|capacity|authority|means|right) to (?!feel|experience|see |"
+    r"hear|eat|taste|smell|remember)",
+    r"\bi(?: a|')m not (?:designed|programmed|built|made|meant|allowed|permitted|supposed) (?:for|to)\b",
+    r"\bi (?:might|may|would) not be (?:allowed|permitted|able) to (?:tell|help|say|share|answer|give)",
     r"\bi (?:must|have to|need to|will have to|'ll have to|am going to)? ?(?:respectfully |politely |kindly )?"
     r"(?:decline|refuse)(?: to|\b(?! of))",
     r"^(?:no[,.]? )?(?:i'm|i am|we're|we are|my) (?:so |very |really |truly |deeply )?(?:sorry|apologies|afraid)"
@@ -75,9 +87,8 @@ _SOFT = [re.compile(p) for p in (
     r"^(?:\w+ing|it|this|that|what you)\b[^.!?]{0,100}\b(?:is|are|would be|'s|isn't|aren't) (?:\w+ "
     r")?(?:illegal|unlawful|"
     r"unethical|immoral|not (?:appropriate|ethical|acceptable|okay|ok|legal|permitted|advisable)|inappropriate|"
-    r"against the law|a (?:serious )?(?:crime|federal crime|criminal offen[cs]e|felony))\b",
-    r"\bi (?:do not|don't) have (?:any |enough |access to |the )*(?:information|details|instructions|guidance|advice)"
-    r"[^.!?]{0,30}\b(?:on|about|for) how to\b",
+    r"against the law|(?:morally )?wrong(?! \w+ (?:question|answer|word))|(?:not a good|a (?:very |really )?bad) idea|"
+    r"a (?:serious )?(?:crime|federal crime|criminal offen[cs]e|felony))\b",
 )]
 _COMPLIES = re.compile(
     r"^(?:sure|certainly|of course|absolutely|definitely|yes|okay|ok|great question|no problem|happy to|gladly|"
@@ -123,4 +134,5 @@ def refuses(text: str) -> bool:
         opening = opening[:1]
     if any(p.search(s) for s in opening for p in _HARD):
         return True
-    return not complies and not _STEPS.search(text) and any(p.search(s) for s in opening for p in _SOFT)
+    return not complies and not _STEPS.search(text) and any(
+        p.search(s) for s in opening for p in _SOFT if not s.endswith("?"))
