@@ -3,8 +3,9 @@
 **Intervals** are 95%, over groups of items. Shares of yes and no get Wilson's score interval (Wilson 1927; Brown, Cai
 and DasGupta 2001 recommend it for few items): a bootstrap of 0 of n is [0, 0], whatever n. Where a group holds
 several items n becomes p(1-p) over the variance by groups, at most the number of items (Dean and Pagano 2015). All
-else is bootstrapped over groups (intervals.py); the calibration error, which is biased upwards, by the basic bootstrap
-(Davison and Hinkley 1997, section 5.2.1), which takes the bias out of the interval.
+else is bootstrapped over groups (intervals.py). The calibration error is biased upwards, most where it is small: its
+interval holds both the percentile and the basic bootstrap's (Davison and Hinkley 1997, section 5.2.1), and begins at 0
+where confidences that are just right would err as much by chance (Bröcker and Smith 2007).
 
 **Tests** are paired: under the null it does not matter which answer is whose, so the two models' labels are swapped at
 random group by group, and the measure's own difference is computed anew each time (Efron and Tibshirani 1993, chapter
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from trivet.evaluate.base import Kind, Measure, Score
-from trivet.intervals import Interval, bootstrap_statistics
+from trivet.intervals import Interval, bootstrap_statistic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 """Of the tests, and one minus that of the intervals."""
 RESAMPLES, SWAPS = 2000, 9999
-_FITS = 999
-"""Resamples and swaps of `lc_win`, each of which costs a fit."""
+_FITS = 1999
+"""Swaps of `lc_win`, each of which costs a fit."""
 _BINS = 10
 _CLOSE = 1e-9
 
@@ -75,15 +76,11 @@ def estimate(measure: Measure, scores: Sequence[Score], seed: int = 0) -> Interv
     seed = _own_seed(measure, seed)
     if measure.kind == "lc_win":
         return _length_controlled_interval(items, seed)
-    columns = _columns(measure.kind, items)
     if _yes_or_no(measure, items):
         return _wilson_by_group(items)
-    found = bootstrap_statistics(columns, items.names, lambda sums: _figure(measure.kind, sums)[..., None], seed=seed,
-                                 resamples=RESAMPLES, level=1 - LEVEL)[0]
-    if measure.kind == "ece":
-        low, high = 2 * found.value - found.high, 2 * found.value - found.low
-        found = found._replace(low=min(max(low, 0.0), found.value), high=max(high, found.value))
-    return found
+    found = bootstrap_statistic(_columns(measure.kind, items), items.names, lambda sums: _figure(measure.kind, sums),
+                                seed=seed, resamples=RESAMPLES, level=1 - LEVEL)
+    return _calibration_interval(items, found, seed) if measure.kind == "ece" else found
 
 
 def difference(measure: Measure, mine: Sequence[Score], base: Sequence[Score] = (), seed: int = 0) -> Difference:
@@ -102,10 +99,10 @@ def difference(measure: Measure, mine: Sequence[Score], base: Sequence[Score] = 
     groups, (ours, theirs) = _group_sums(measure.kind, first, second)
     n, width = len(groups), ours.shape[1]
     p, least = _swap_test(measure.kind, ours, theirs, _own_seed(measure, seed))
-    found = bootstrap_statistics(
+    found = bootstrap_statistic(
         np.hstack([ours, theirs]), groups,
-        lambda s: (_figure(measure.kind, s[..., :width]) - _figure(measure.kind, s[..., width:]))[..., None],
-        seed=_own_seed(measure, seed), resamples=RESAMPLES, level=1 - LEVEL)[0]
+        lambda s: _figure(measure.kind, s[..., :width]) - _figure(measure.kind, s[..., width:]),
+        seed=_own_seed(measure, seed), resamples=RESAMPLES, level=1 - LEVEL)
     low, high = found.low, found.high
     yes_or_no = _yes_or_no(measure, first) and _yes_or_no(measure, second)
     alone = n == len(first.values) and (first.weights == 1).all() and (second.weights == 1).all()
@@ -267,6 +264,20 @@ def _wilson_by_group(items: _Items) -> Interval:
     return Interval(share, *wilson(share, size), n)
 
 
+def _calibration_interval(items: _Items, found: Interval, seed: int) -> Interval:
+    """Both bootstrap intervals joined; down to 0 where perfectly calibrated confidences would often err as much."""
+    import numpy as np
+
+    low, high = min(found.low, 2 * found.value - found.high), max(found.high, 2 * found.value - found.low)
+    right = np.random.default_rng(seed).random((RESAMPLES, len(items.values))) < items.others
+    signed = (right - items.others) * items.weights
+    bins = np.minimum((items.others * _BINS).astype(int), _BINS - 1)
+    chance = np.abs(signed @ np.eye(_BINS)[bins]).sum(axis=1) / items.weights.sum()
+    if found.value <= np.quantile(chance, 1 - LEVEL / 2):
+        low = 0.0
+    return found._replace(low=max(low, 0.0), high=min(high, 1.0))
+
+
 def _bonett_price(gained: int, lost: int, n: int) -> tuple[float, float]:
     """Interval of a difference of two shares over the same n items (Bonett and Price 2012, the adjusted Wald one).
 
@@ -350,16 +361,17 @@ def _own_seed(measure: Measure, seed: int) -> int:
 def _length_controlled_interval(items: _Items, seed: int) -> Interval:
     import numpy as np
 
-    from trivet.judge.length import length_controlled
+    from trivet.judge.length import length_controlled, length_feature, win_rates_at_equal_length
 
-    value = float(length_controlled(items.values, items.others, items.weights))
+    value = length_controlled(items.values, items.others, items.weights)
     names, place = np.unique(items.names, return_inverse=True)
     n = len(names)
     if n == 1:
         return Interval(value, math.nan, math.nan, n)
-    draws = np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=_FITS)
-    drawn = [length_controlled(items.values[kept], items.others[kept], (items.weights * counts[place])[kept])
-             for counts in draws for kept in [counts[place] > 0]]
+    draws = np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=RESAMPLES).astype(np.float64)
+    weights = draws[:, place] * items.weights
+    drawn = win_rates_at_equal_length(items.values, length_feature(items.others, items.weights),
+                                      weights[weights.sum(axis=1) > 0])
     low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
     return Interval(value, float(low), float(high), n)
 
@@ -368,15 +380,18 @@ def _length_controlled_test(items: _Items, seed: int) -> tuple[float, float]:
     """Swapping a group's two answers turns p into 1 - p and the difference in length around."""
     import numpy as np
 
-    from trivet.judge.length import length_controlled
+    from trivet.judge.length import length_controlled, length_feature, win_rates_at_equal_length
 
     place = np.unique(items.names, return_inverse=True)[1]
     differ = np.unique(place[(items.values != 0.5) | (items.others != 0)])
+    if not len(differ):
+        return 1.0, 1.0
     turns, exact = _swaps(len(differ), _FITS, seed)
     swaps = np.zeros((len(turns), int(place.max()) + 1))
     swaps[:, differ] = turns
-    drawn = [length_controlled(np.where(turned, 1 - items.values, items.values),
-                               np.where(turned, -items.others, items.others), items.weights) - 0.5
-             for row in swaps for turned in [row[place] == 1]]
-    found = float(length_controlled(items.values, items.others, items.weights)) - 0.5
-    return _mid_p(np.array(drawn), found, exact, len(differ))
+    turned = swaps[:, place] == 1
+    # the lengths' deviation, too, is taken anew: only then is every swap treated as what was found
+    features = np.stack([length_feature(np.where(row, -items.others, items.others), items.weights) for row in turned])
+    drawn = win_rates_at_equal_length(np.where(turned, 1 - items.values, items.values), features, items.weights)
+    found = length_controlled(items.values, items.others, items.weights)
+    return _mid_p(drawn - 0.5, found - 0.5, exact, len(differ))
