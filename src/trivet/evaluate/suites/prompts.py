@@ -89,12 +89,13 @@ def _second(item: Conversation, answered: Completions) -> Prompt:
                   messages=[*item.messages, said, Message(role="user", content=item.then or "")])
 
 
-def compare(model: Sequence[Completions], base: Sequence[Completions], judge: Judge) -> list[Score]:
+def compare(model: Sequence[Completions], base: Sequence[Completions], judge: Judge, *,
+            swapped: bool = True) -> list[Score]:
     """Which answer is the better one, by a judge: scores of the win rate, plain and controlled for length.
 
-    `model` and `base`: answers to open prompts (answers/prompts.jsonl of two evaluations). Compared are the prompts
-    that both were asked in the same words. Raises TrivetError where there are none, or for a judge that can't
-    compare.
+    model, base: answers to open prompts (answers/prompts.jsonl of two evaluations). Compared are the prompts that both
+    were asked in the same words. swapped: ask about each pair in both orders (`Judging.both_orders`). Raises
+    TrivetError where there are none, or for a judge that can't compare.
     """
     from trivet.evaluate.grading import score
     from trivet.judge.ask import both_orders
@@ -109,7 +110,7 @@ def compare(model: Sequence[Completions], base: Sequence[Completions], judge: Ju
     cases = [Case(mine.id, tuple(mine.messages), (mine.completions[0].text, theirs.completions[0].text), BETTER,
                   mine.reference) for mine, theirs in pairs]
     scores = []
-    for (mine, theirs), said in zip(pairs, both_orders(judge, cases), strict=True):
+    for (mine, theirs), said in zip(pairs, both_orders(judge, cases, swapped=swapped), strict=True):
         longer = (mine.completions[0].tokens or 0) - (theirs.completions[0].tokens or 0)
-        scores += [score(WIN, mine, said.mean), score(LC_WIN, mine, said.mean, other=float(longer))]
+        scores += [score(WIN, mine, said.probability), score(LC_WIN, mine, said.probability, other=float(longer))]
     return scores
