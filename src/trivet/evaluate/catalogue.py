@@ -86,7 +86,7 @@ def draw(items: Sequence[I], count: int | None, seed: int) -> list[I]:
     if count is None or count >= len(items):
         return list(items)
     taken: Counter[Any] = Counter()
-    places = []
+    places: list[tuple[int, int, int]] = []
     for i in random.Random(seed).sample(range(len(items)), len(items)):
         topic = getattr(items[i], "topic", None)
         places.append((taken[topic], len(places), i))
