@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +78,21 @@ SUITES = {s.name: s for s in (
 
 
 def draw(items: Sequence[I], count: int | None, seed: int) -> list[I]:
-    """`count` of the items (all, where there are fewer or count is None), by the seed; in their order."""
+    """`count` of the items (all, where there are fewer or count is None), by the seed; in their order.
+
+    Items with a `topic` are taken from all topics in turn, so that a small draw covers each as evenly as its size
+    allows. What a smaller count draws, a larger one with the same seed draws too.
+    """
     if count is None or count >= len(items):
         return list(items)
-    chosen = set(random.Random(seed).sample(range(len(items)), count))
-    return [item for i, item in enumerate(items) if i in chosen]
+    taken: Counter[Any] = Counter()
+    places: list[tuple[int, int, int]] = []
+    for i in random.Random(seed).sample(range(len(items)), len(items)):
+        topic = getattr(items[i], "topic", None)
+        places.append((taken[topic], len(places), i))
+        taken[topic] += 1
+    kept = {i for *_, i in sorted(places)[:count]}
+    return [item for i, item in enumerate(items) if i in kept]
 
 
 def chosen(names: Sequence[str], data: Path | None) -> tuple[list[Suite], dict[str, str]]:
