@@ -6,17 +6,16 @@
     mc_max_abs_error          MC1 and MC2 beside a plain computation that shares no code, largest difference
     ratio_lm_eval             time of lm-evaluation-harness over ours, same questions, one run
 
-    python benchmarks/evaluation.py [--quick] [--json FILE] [--work DIR]      --quick: tiny counts, no peer
+    python benchmarks/evaluation.py --data DIR [--quick] [--json FILE] [--work DIR]      --quick: tiny counts, no peer
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from broken import EXPECTED, noised, tuned
 from common import load_average, options, report
@@ -29,6 +28,7 @@ from trivet.evaluate.catalogue import SUITES, draw
 from trivet.evaluate.config import EvaluateConfig
 from trivet.evaluate.subject import Subject
 from trivet.generate.config import Sampling
+from trivet.intervals import Interval
 from trivet.training.device import prepare
 
 SAMPLED = ("instructions", "prompts", "unknown", "agreeing", "attacks", "refusals")
@@ -66,7 +66,8 @@ def false_positives(work: Path, *, quick: bool, model: str, seed: int, compariso
     chosen = {name: draw(single_turn(SUITES[name].load().read(config)), items, seed) for name in SAMPLED}
     tables: list[dict[str, list[Score]]] = []
     measures: dict[str, Measure] = {}
-    for subject.run in range(subject.runs):
+    for number in range(subject.runs):
+        subject.run = number
         found: dict[str, list[Score]] = {}
         for name, questions in chosen.items():
             module = SUITES[name].load()
@@ -74,18 +75,21 @@ def false_positives(work: Path, *, quick: bool, model: str, seed: int, compariso
             for score in module.run(subject, questions, config):
                 found.setdefault(score.measure, []).append(score)
         tables.append(found)
+    tested = [k for k in measures if k in tables[0]]
     families, rejected, tests = 0, 0, 0
     for i in range(comparisons):
         mine, other = tables[2 * i], tables[2 * i + 1]
-        ps = [statistics.difference(measures[k], mine[k], other[k], seed=i).p for k in measures if k in mine]
-        known = [p for p in ps if p is not None]
-        families += any(p <= LEVEL for p in statistics.holm(known))
-        rejected += sum(p <= LEVEL for p in known)
-        tests += len(known)
+        found_ps = [(d.p, d.least) for d in (statistics.difference(measures[k], mine[k], other[k], seed + i)
+                                             for k in tested)]
+        families += any(p is not None and p <= LEVEL for p in statistics.holm_family(found_ps))
+        in_family = [p for p, least in found_ps if statistics.in_family(p, least)]
+        rejected += sum(p <= LEVEL for p in in_family)
+        tests += len(in_family)
+    rate = families / comparisons
     return {
-        "self_false_positive_rate": statistics.wilson(families, comparisons).as_dict(), "stated_level": LEVEL,
-        "comparisons": comparisons, "measures": len(measures), "prompts": sum(map(len, chosen.values())),
-        "unadjusted_rate_per_test": rejected / tests,
+        "self_false_positive_rate": Interval(rate, *statistics.wilson(rate, comparisons), comparisons).as_dict(),
+        "stated_level": LEVEL, "measures": tested, "prompts": sum(map(len, chosen.values())),
+        "unadjusted_rate_per_test": rejected / max(tests, 1), "tests": tests,
     }
 
 
@@ -110,11 +114,17 @@ def broken(work: Path, *, quick: bool, model: str, data: Path | None, limit: int
     return {"broken_models_caught": sum(f["caught"] for f in found.values()), "broken_models": found}
 
 
+def own_options(parser: argparse.ArgumentParser) -> None:
+    """Which model and data, and where to work; a folder given by --work is kept, and gone on with."""
+    parser.add_argument("--model", default=EMBEDDED, help="the base (default: the embedded model)")
+    parser.add_argument("--data", type=Path, help="the folder of data sets; without it the peer has nothing to answer")
+    parser.add_argument("--work", type=Path, help="keep what was made in this folder, and go on from it")
+
+
 def main() -> None:
     """All four figures."""
-    chosen = options(__doc__ or "", model=EMBEDDED, data=None, work=None)
+    chosen = options(__doc__ or "", own_options)
     load = load_average()
-    torch.set_num_threads(torch.get_num_threads())
     with tempfile.TemporaryDirectory() as temporary:
         work = chosen.work or Path(temporary)
         figures = broken(work, quick=chosen.quick, model=chosen.model, data=chosen.data,
