@@ -19,23 +19,23 @@ from trivet.judge.rewards import Term, load_function, numbers
 Kind = Literal["endpoint", "function", "model"]
 
 
-def call(judge: Judge, cases: Sequence[Case], name: str) -> list[float]:
+def call(judge: Judge, cases: Sequence[Case], name: str, *, field: str = "judge") -> list[float]:
     """Verdicts of a judge, checked: one probability for each case.
 
-    Raises TrivetError saying what the judge gave instead.
+    field: the setting that named it. Raises TrivetError saying what the judge gave instead.
     """
     found = judge(cases)
     try:
         verdicts = numbers(found)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise TrivetError(f"{name} gave {type(found).__name__}, not a sequence of numbers ({error})", field="judge",
+        raise TrivetError(f"{name} gave {type(found).__name__}, not a sequence of numbers ({error})", field=field,
                           mend="return one probability for each case") from error
     if len(verdicts) != len(cases):
-        raise TrivetError(f"{name} gave {len(verdicts)} verdicts for {len(cases)} cases", field="judge",
+        raise TrivetError(f"{name} gave {len(verdicts)} verdicts for {len(cases)} cases", field=field,
                           mend="return one probability for each case, in the same order")
     for case, verdict in zip(cases, verdicts, strict=True):
         if not (math.isfinite(verdict) and 0.0 <= verdict <= 1.0):
-            raise TrivetError(f"{name} gave {verdict} for case {case.id!r}", field="judge",
+            raise TrivetError(f"{name} gave {verdict} for case {case.id!r}", field=field,
                               expected="a probability: a number from 0 to 1", mend="return probabilities")
     return verdicts
 
