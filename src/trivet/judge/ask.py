@@ -190,14 +190,16 @@ def make_judge(settings: Judging, compute: Any, *, folder: Path, count: Callable
 def _local(settings: Judging, compute: Any, count: Callable[[str, int], None] | None,
            loaded: Mapping[str, tuple[Any, Any]]) -> Any:
     from trivet.judge.local import LogProbJudge
-    from trivet.judge.reward_judge import RewardJudge
+    from trivet.judge.reward_judge import RewardJudge, model_identity
     from trivet.models.reward_model import is_reward_folder
     from trivet.models.source import resolve
 
     assert settings.by is not None
+    source = resolve(settings.by)
     if settings.by in loaded:
         model, tokenizer = loaded[settings.by]
-        return LogProbJudge(model, tokenizer, name=settings.by, count=count, longest=settings.longest)
-    if is_reward_folder(resolve(settings.by)):
+        return LogProbJudge(model, tokenizer, name=settings.by, identity=model_identity(source, tokenizer),
+                            longest=settings.longest, count=count)
+    if is_reward_folder(source):
         return RewardJudge.load(settings.by, compute, count)
     return LogProbJudge.load(settings.by, compute, count, longest=settings.longest)

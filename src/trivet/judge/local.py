@@ -34,7 +34,7 @@ class LogProbJudge:
                  count: Callable[[str, int], None] | None = None) -> None:
         """model, tokenizer: loaded, perhaps shared with others; they are not changed but for a missing chat template.
 
-        identity: what names the weights (`reward_judge.model_identity`); None: verdicts are not kept.
+        identity: what names weights and template (`reward_judge.model_identity`); None: verdicts are not kept.
         longest: characters of the conversation and of each answer. batch_tokens: padded tokens a pass at most.
         count: told how many tokens were `judged`.
         """
