@@ -19,23 +19,23 @@ from trivet.judge.rewards import Term, load_function, numbers
 Kind = Literal["endpoint", "function", "model"]
 
 
-def call(judge: Judge, cases: Sequence[Case], name: str) -> list[float]:
+def call(judge: Judge, cases: Sequence[Case], name: str, *, field: str = "judge") -> list[float]:
     """Verdicts of a judge, checked: one probability for each case.
 
-    Raises TrivetError saying what the judge gave instead.
+    field: the setting that named it. Raises TrivetError saying what the judge gave instead.
     """
     found = judge(cases)
     try:
         verdicts = numbers(found)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise TrivetError(f"{name} gave {type(found).__name__}, not a sequence of numbers ({error})", field="judge",
+        raise TrivetError(f"{name} gave {type(found).__name__}, not a sequence of numbers ({error})", field=field,
                           mend="return one probability for each case") from error
     if len(verdicts) != len(cases):
-        raise TrivetError(f"{name} gave {len(verdicts)} verdicts for {len(cases)} cases", field="judge",
+        raise TrivetError(f"{name} gave {len(verdicts)} verdicts for {len(cases)} cases", field=field,
                           mend="return one probability for each case, in the same order")
     for case, verdict in zip(cases, verdicts, strict=True):
         if not (math.isfinite(verdict) and 0.0 <= verdict <= 1.0):
-            raise TrivetError(f"{name} gave {verdict} for case {case.id!r}", field="judge",
+            raise TrivetError(f"{name} gave {verdict} for case {case.id!r}", field=field,
                               expected="a probability: a number from 0 to 1", mend="return probabilities")
     return verdicts
 
@@ -190,14 +190,16 @@ def make_judge(settings: Judging, compute: Any, *, folder: Path, count: Callable
 def _local(settings: Judging, compute: Any, count: Callable[[str, int], None] | None,
            loaded: Mapping[str, tuple[Any, Any]]) -> Any:
     from trivet.judge.local import LogProbJudge
-    from trivet.judge.reward_judge import RewardJudge
+    from trivet.judge.reward_judge import RewardJudge, model_identity
     from trivet.models.reward_model import is_reward_folder
     from trivet.models.source import resolve
 
     assert settings.by is not None
+    source = resolve(settings.by)
     if settings.by in loaded:
         model, tokenizer = loaded[settings.by]
-        return LogProbJudge(model, tokenizer, name=settings.by, count=count, longest=settings.longest)
-    if is_reward_folder(resolve(settings.by)):
+        return LogProbJudge(model, tokenizer, name=settings.by, identity=model_identity(source, tokenizer),
+                            longest=settings.longest, count=count)
+    if is_reward_folder(source):
         return RewardJudge.load(settings.by, compute, count)
     return LogProbJudge.load(settings.by, compute, count, longest=settings.longest)
