@@ -109,8 +109,8 @@ def plan(config: EvaluateConfig) -> Plan:
     check(config.judge)
     check(config.grader, field="grader")
     lm_eval.check(config.lm_eval)
-    known = [m.key for s in suites for m in s.measures] + [SPEED_MEASURE.key]
-    thresholds.parse(config.fail_if, known)
+    known = [m for s in suites for m in s.measures] + [SPEED_MEASURE]
+    thresholds.parse(config.fail_if, known, beside=config.against is not None)
     return Plan(tuple(suites), items, left_out)
 
 
