@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RIGHT = Measure("gsm8k", "capable", "grade-school maths, answer exact", "higher")
 MEASURES = (RIGHT,)
-ASK = "Solve this problem step by step. End with a line that holds #### and the answer, a number, and nothing else."
+ASK = "Think step by step. At the end, write the final number after ####."
 LONGER = 2
 """A solution may be so many times as long as other answers."""
 
