@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import resource
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -21,9 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trivet.errors import TrivetError
 
 SCHEMA = 2
-TOKENS_IN = ("prompt", "scored", "trained")
-"""Kinds of tokens that a model reads: prompts before an answer, dialogues to be scored, and what is trained on, once
-an epoch. Every other kind is written: `generated`."""
+TOKENS_IN = ("prompt", "scored", "judged", "trained")
+"""Kinds of tokens that a model reads: prompts before an answer, dialogues to be scored or judged, and what is trained
+on, once an epoch. Every other kind is written: `generated`."""
 KEEP_EVERY = 5.0
 """Seconds between two writings of what was spent: what `kill -9` takes from the ledger at most, beside the time of the
 step it comes in."""
@@ -230,17 +231,20 @@ class Meter:
         self._measured: Spent | None = None
         self._keep: Callable[[Spent], None] | None = None
         self._kept = self._wall
+        self._lock = threading.RLock()  # an endpoint is asked by several threads
 
     def count(self, kind: str, tokens: int) -> None:
         """Add tokens of a kind: `prompt`, `generated`, `scored`, `trained`."""
-        self.tokens[kind] = self.tokens.get(kind, 0) + int(tokens)
-        self.tick()
+        with self._lock:
+            self.tokens[kind] = self.tokens.get(kind, 0) + int(tokens)
+            self.tick()
 
     def endpoint(self, model: str, *, requests: int, input_tokens: int = 0, output_tokens: int = 0) -> None:
         """Add what was asked of a model at an endpoint."""
         asked = Calls(requests=requests, input_tokens=input_tokens, output_tokens=output_tokens)
-        self.endpoints[model] = self.endpoints.get(model, Calls()).plus(asked)
-        self.tick()
+        with self._lock:
+            self.endpoints[model] = self.endpoints.get(model, Calls()).plus(asked)
+            self.tick()
 
     def probe(self, make: Callable[[], Probe]) -> None:
         """Measure by a probe, too; the first one stays. It is closed with the meter, or when the meter is gone."""
@@ -254,9 +258,10 @@ class Meter:
 
     def tick(self) -> None:
         """Something was done: write down what was spent, if it is time to."""
-        if self._keep is not None and time.monotonic() - self._kept >= KEEP_EVERY:
-            self._keep(self.spent())
-            self._kept = time.monotonic()
+        with self._lock:
+            if self._keep is not None and time.monotonic() - self._kept >= KEEP_EVERY:
+                self._keep(self.spent())
+                self._kept = time.monotonic()
 
     @property
     def seconds(self) -> float:
