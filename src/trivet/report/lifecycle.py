@@ -250,7 +250,9 @@ def ledger_command(config: LedgerConfig) -> Path:
 
 
 def show(found: Lifecycle) -> None:
-    """Print the tables by stage and by phase."""
+    """Print the tables by stage and by phase, and what each stage bought."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
     from rich.table import Table
 
     from trivet.training.progress import console
@@ -258,16 +260,18 @@ def show(found: Lifecycle) -> None:
     currency = found.prices.currency if found.prices else ""
     for title, head, items in ((f"what {found.name} cost, by stage", "step", (*found.stages, found.total)),
                                ("by phase of its life", "phase", (*found.phases, found.total))):
-        table = Table(title=title, title_justify="left")
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column(head)
         cells = columns(items, currency)
         for name in cells:
             table.add_column(name, justify="right")
-        if any(i.bought for i in items):
-            table.add_column("what it bought", overflow="fold")
         for place, item in enumerate(items):
-            end = [item.bought] if any(i.bought for i in items) else []
-            table.add_row(item.name, *(c[place] for c in cells.values()), *end, end_section=place == len(items) - 2)
+            table.add_row(escape(item.name), *(c[place] for c in cells.values()), end_section=place == len(items) - 2)
         console.print(table)
+    table = Table(title="what it bought", title_justify="left", box=None, padding=(0, 2, 0, 1), show_header=False)
+    for item in found.stages:
+        if item.bought:
+            table.add_row(escape(item.name), escape(item.bought))
+    console.print(table)
     for note in found.notes:
         print(f"note: {note}")
