@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -117,13 +118,10 @@ def overhead(model_name: str, rounds: int, steps: int, batch: int) -> dict[str, 
         for _ in range(steps):
             pair = {}
             for counted in (True, False):
-                began = time.perf_counter()
-                if counted:
-                    with counting():
-                        model(input_ids=ids[:, :1], past_key_values=out.past_key_values, use_cache=True)
-                else:
+                with counting() if counted else contextlib.nullcontext():
+                    began = time.perf_counter()
                     model(input_ids=ids[:, :1], past_key_values=out.past_key_values, use_cache=True)
-                pair[counted] = time.perf_counter() - began
+                    pair[counted] = time.perf_counter() - began
                 times[counted].append(pair[counted])
             ratios.append(pair[True] / pair[False])
     return {"counted_ms": 1e3 * statistics.median(times[True]), "plain_ms": 1e3 * statistics.median(times[False]),
