@@ -20,7 +20,7 @@ from typing import Any
 
 from trivet.artifacts import Completions, atomic_write, read_rows, sha256_file, write_rows
 from trivet.errors import TrivetError
-from trivet.evaluate import lm_eval, results, table, thresholds
+from trivet.evaluate import results, table, thresholds
 from trivet.evaluate.base import Measure, Score
 from trivet.evaluate.catalogue import Suite, chosen, data_files, draw
 from trivet.evaluate.config import EvaluateConfig
@@ -34,7 +34,7 @@ from trivet.training.device import Compute, prepare
 
 SPEED_MEASURE = Measure("speed", "capable", "speed of answering, on this machine", "neither", share=False,
                         unit="tokens/s", tested=False)
-PAIRS = "pairs"
+PAIRS, LM_EVAL = "pairs", "lm_eval"
 
 
 class EvaluateSummary(Summary):
@@ -82,7 +82,7 @@ def run(config: EvaluateConfig, run: Run) -> EvaluateSummary:
     base_name = None if base is None else results.read(earlier).model if earlier else config.against
     left_out = made.left_out | _unjudged(config, made)
     found = results.build(
-        model=config.model, base=base_name, measures=[*made.measures, *lm_eval.measures([*own, *(base or [])])],
+        model=config.model, base=base_name, measures=made.measures + _task_measures(config, own),
         scores=own, base_scores=base, seed=config.seed, command=_command(config), left_out=left_out,
         seconds=round(sum(seconds.values()), 1), settings=_settings(config),
         suites={n: results.SuiteRun(items=len(i), seconds=seconds.get(n)) for n, i in made.items.items()},
@@ -108,10 +108,13 @@ def plan(config: EvaluateConfig) -> Plan:
         items[suite.name] = draw(suite.load().read(config), count, config.seed)
     check(config.judge)
     check(config.grader, field="grader")
-    lm_eval.check(config.lm_eval)
-    known = [m for s in suites for m in s.measures] + [SPEED_MEASURE]
-    thresholds.parse(config.fail_if, known, beside=config.against is not None)
-    return Plan(tuple(suites), items, left_out)
+    if config.lm_eval:
+        from trivet.evaluate import lm_eval
+
+        lm_eval.check(config.lm_eval)
+    made = Plan(tuple(suites), items, left_out)
+    thresholds.parse(config.fail_if, made.measures, beside=config.against is not None)
+    return made
 
 
 def _earlier(config: EvaluateConfig, made: Plan) -> Path | None:
@@ -142,7 +145,7 @@ def _ask(config: EvaluateConfig, name: str, folder: Path, made: Plan, compute: C
     """The scores of one model in all suites; suites that are finished in `folder` are not asked again."""
     for path in (folder / "answers", folder / "scores"):
         path.mkdir(parents=True, exist_ok=True)
-    wanted = [*made.items, *(["lm_eval"] if config.lm_eval else [])]
+    wanted = [*made.items, *([LM_EVAL] if config.lm_eval else [])]
     if any(not (folder / "scores" / f"{n}.jsonl").is_file() for n in wanted):
         subject = Subject(name, folder, compute, seed=config.seed, batch_size=config.batch_size,
                           plain_template=config.plain_template, count=run.meter.count)
@@ -152,8 +155,12 @@ def _ask(config: EvaluateConfig, name: str, folder: Path, made: Plan, compute: C
             if path.is_file():
                 continue
             began = time.monotonic()
-            scores = lm_eval.run(subject, config) if suite == "lm_eval" else \
-                next(s for s in made.suites if s.name == suite).load().run(subject, made.items[suite], config)
+            if suite == LM_EVAL:
+                from trivet.evaluate import lm_eval
+
+                scores = lm_eval.run(subject, config)
+            else:
+                scores = next(s for s in made.suites if s.name == suite).load().run(subject, made.items[suite], config)
             run.log("timing", {"model": name, "folder": folder.name, "suite": suite,
                                "seconds": round(time.monotonic() - began, 3)})
             write_rows(path, scores)
@@ -167,7 +174,7 @@ def _ask(config: EvaluateConfig, name: str, folder: Path, made: Plan, compute: C
 
 def _scores(folder: Path, made: Plan) -> list[Score]:
     """All scores of a model, its speed among them."""
-    names = [n for n in [*made.items, "lm_eval"] if (folder / "scores" / f"{n}.jsonl").is_file()]
+    names = [n for n in [*made.items, LM_EVAL] if (folder / "scores" / f"{n}.jsonl").is_file()]
     found = [s for n in names for s in results.read_score_file(folder / "scores" / f"{n}.jsonl")]
     if (folder / SPEED).is_file():
         for i, line in enumerate((folder / SPEED).read_text().splitlines()):
@@ -189,7 +196,8 @@ def _grader(config: EvaluateConfig, subject: Subject, run: Run, compute: Compute
     return found
 
 
-def _judge(settings: Judging, field: str, run: Run, compute: Compute, loaded: dict[str, tuple[Any, Any]]) -> Judge | None:
+def _judge(settings: Judging, field: str, run: Run, compute: Compute,
+           loaded: dict[str, tuple[Any, Any]]) -> Judge | None:
     return make_judge(settings, compute, folder=run.path(field), count=run.meter.count, loaded=loaded, field=field)
 
 
@@ -208,6 +216,15 @@ def _pairs(config: EvaluateConfig, run: Run, base: Path, compute: Compute, secon
         if row["suite"] == PAIRS:
             seconds[PAIRS] = row["seconds"]
     return results.read_score_file(path)
+
+
+def _task_measures(config: EvaluateConfig, scores: list[Score]) -> list[Measure]:
+    """The measures of lm-eval's tasks, which are known once they were run."""
+    if not config.lm_eval:
+        return []
+    from trivet.evaluate import lm_eval
+
+    return lm_eval.measures(scores)
 
 
 def _unjudged(config: EvaluateConfig, made: Plan) -> dict[str, str]:
