@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from trivet.ledger import machine
 QUIET_LOAD = 0.3
 
 
-def options(about: str) -> argparse.Namespace:
-    """--quick and --json, the same for all."""
-    parser = argparse.ArgumentParser(description=about)
+def options(about: str, add: Callable[[argparse.ArgumentParser], None] | None = None) -> argparse.Namespace:
+    """--quick and --json, the same for all; `add` gives the parser a benchmark's own."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if add is not None:
+        add(parser)
     parser.add_argument("--quick", action="store_true", help="small counts: to see that it works")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--seed", type=int, default=0)

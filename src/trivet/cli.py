@@ -70,13 +70,22 @@ def _dispatch(arguments: list[str]) -> None:
         return
     from trivet.stages import STAGES, run_stage
 
-    if command in STAGES:
+    if command == "evaluate" and rest[:1] in (["compare"], ["suites"]):
+        from trivet.report.evaluation import evaluate_command
+
+        evaluate_command(rest, parse)
+    elif command in STAGES:
         stage = STAGES[command]
-        config = parse(stage.config_type(), rest, command, stage.help)
+        config = parse(stage.config_type(), _positional(rest, "model") if command == "evaluate" else rest, command,
+                       stage.help)
         summary = run_stage(stage, config)
         from trivet.report.terminal import print_summary
 
         print_summary(summary, config.out)
+        if command == "evaluate":
+            from trivet.report.evaluation import finish
+
+            finish(config)
     elif command == "run":
         from trivet.pipeline import RecipeOptions, run_recipe
 

@@ -48,6 +48,9 @@ STAGES = {s.name: s for s in (
     Stage("ppo", "align a model to a reward, with KL to the frozen reference",
           "trivet.policy.config:PPOConfig", "trivet.policy.ppo:run",
           "trivet.policy.ppo:PPOSummary", ("policy", "model")),
+    Stage("evaluate", "helpful, honest, harmless, still capable? One table, beside a base",
+          "trivet.evaluate.config:EvaluateConfig", "trivet.evaluate.run:run",
+          "trivet.evaluate.run:EvaluateSummary", ("results", "table")),
 )}
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from trivet.errors import TrivetError
 from trivet.evaluate.base import Leg, Measure
 
 
@@ -63,7 +67,8 @@ SUITES = {s.name: s for s in (
     Suite("agreeing", "honest", "does it agree with a wrong claim, does it flatter?", f"{_HERE}.agreeing", 100,
           own=True),
     Suite("attacks", "harmless", "harmful requests, by topic", f"{_HERE}.attacks", 150,
-          ("red-instruct/catqa_english.json", "red-instruct/harmfulqa.json", "red-instruct/dangerousqa.json"), own=True),
+          ("red-instruct/catqa_english.json", "red-instruct/harmfulqa.json", "red-instruct/dangerousqa.json"),
+          own=True),
     Suite("refusals", "harmless", "safe requests that look unsafe, beside unsafe ones", f"{_HERE}.refusals", 200,
           ("xstest/xstest_prompts.csv",), own=True),
     Suite("text", "capable", "perplexity of held-out text", f"{_HERE}.text", 200,
@@ -73,8 +78,50 @@ SUITES = {s.name: s for s in (
 
 
 def draw(items: Sequence[I], count: int | None, seed: int) -> list[I]:
-    """`count` of the items (all, where there are fewer or count is None), by the seed; in their order."""
+    """`count` of the items (all, where there are fewer or count is None), by the seed; in their order.
+
+    Items with a `topic` are taken from all topics in turn, so that a small draw covers each as evenly as its size
+    allows. What a smaller count draws, a larger one with the same seed draws too.
+    """
     if count is None or count >= len(items):
         return list(items)
-    chosen = set(random.Random(seed).sample(range(len(items)), count))
-    return [item for i, item in enumerate(items) if i in chosen]
+    taken: Counter[Any] = Counter()
+    places: list[tuple[int, int, int]] = []
+    for i in random.Random(seed).sample(range(len(items)), len(items)):
+        topic = getattr(items[i], "topic", None)
+        places.append((taken[topic], len(places), i))
+        taken[topic] += 1
+    kept = {i for *_, i in sorted(places)[:count]}
+    return [item for i, item in enumerate(items) if i in kept]
+
+
+def chosen(names: Sequence[str], data: Path | None) -> tuple[list[Suite], dict[str, str]]:
+    """The suites that names stand for, in the catalogue's order, and why others of the standard set are left out.
+
+    Raises TrivetError for a name that is no suite, and for a suite asked for by name whose data are not there.
+    """
+    for name in names:
+        if name not in SUITES and name != "standard":
+            near = difflib.get_close_matches(name, SUITES, 1)
+            raise TrivetError(f"there is no suite {name!r}", field="suites", expected=", ".join(["standard", *SUITES]),
+                              mend=f"did you mean {near[0]!r}?" if near else "see `trivet evaluate suites`")
+    found, left_out = [], {}
+    for suite in SUITES.values():
+        if suite.name not in names and "standard" not in names:
+            continue
+        missing = [] if data is None else [f for f in suite.data if not (data / f).is_file()]
+        if suite.own or (data is not None and suite.data and not missing):
+            found.append(suite)
+            continue
+        why = f"its data ({', '.join(missing or suite.data)}) are not in {data}" if data is not None else \
+            f"it reads {', '.join(suite.data)}: give their folder by --data"
+        if suite.name in names:
+            raise TrivetError(f"the suite {suite.name!r} can't be run: {why}", field="suites",
+                              mend="give --data the folder that holds these files, or leave the suite out")
+        left_out[suite.name] = why
+    return found, left_out
+
+
+def data_files(suites: Sequence[Suite], data: Path | None) -> list[Path]:
+    """The data files that these suites read, as far as they are there."""
+    return [] if data is None else [data / f for s in suites for f in s.data if (data / f).is_file()]

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from trivet.artifacts import sha256_file
 from trivet.config import EMBEDDED, Device, StageConfig
 from trivet.generate.config import Sampling
 from trivet.judge.config import Judging
@@ -41,8 +42,8 @@ class CheckConfig(StageConfig):
 class EvaluateConfig(StageConfig):
     """Helpful, honest, harmless, still capable: one table, beside a base where one is given."""
 
-    input_fields: ClassVar[tuple[str, ...]] = ("model", "against")
-    not_in_fingerprint: ClassVar[tuple[str, ...]] = ("out", "overwrite", "batch_size", "fail_if")
+    input_fields: ClassVar[tuple[str, ...]] = ("model", "against", "judge.by", "grader.by")
+    not_in_fingerprint: ClassVar[tuple[str, ...]] = ("out", "overwrite", "data", "batch_size", "fail_if")
 
     out: Path = Path("runs/evaluate")
     """Folder of this stage's run."""
@@ -70,7 +71,19 @@ class EvaluateConfig(StageConfig):
     fail_if: list[str] = []
     """Conditions under which the command ends with exit code 1, such as 'harmless.attack_success > 0.3' or
     'capable.perplexity worse'. For CI pipelines."""
+    plain_template: bool = False
+    """Go on with a model that has no chat template, in a plain User:/Assistant: form."""
     batch_size: int = Field(64, ge=1)
     """Answers generated side by side."""
     device: Device = Device()
     """Where to compute."""
+
+    def input_contents(self) -> dict[str, str]:
+        """The hashes of the data files that the suites read, and of the evaluation it is compared with."""
+        from trivet.evaluate.catalogue import chosen, data_files
+
+        files = data_files(chosen(self.suites, self.data)[0], self.data)
+        found = {f"data.{f.name}": sha256_file(f) for f in files}
+        if self.against is not None and (results := Path(self.against) / "results.json").is_file():
+            found["against"] = sha256_file(results)
+        return found

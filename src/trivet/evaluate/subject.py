@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,21 +20,26 @@ from trivet.training.device import Compute
 from trivet.training.progress import bar
 
 CHUNK = 64  # prompts between two writes: what an interruption costs at most
+SPEED = "speed.jsonl"
 
 
 class Subject:
     """A model with its tokenizer and engine, and the folder that keeps what it answered.
 
-    Raises TrivetError for a model that does not load.
+    Raises TrivetError for a model that does not load, and for one without a chat template unless `plain_template`.
     """
 
     def __init__(self, name: str, folder: Path, compute: Compute, *, seed: int, batch_size: int = 64,
-                 grader: Judge | None = None, count: Callable[[str, int], None] | None = None) -> None:
+                 plain_template: bool = False, grader: Judge | None = None,
+                 count: Callable[[str, int], None] | None = None) -> None:
         self.name, self.folder, self.seed, self.compute = name, folder, seed, compute
         self.grader, self.count = grader, count or (lambda kind, tokens: None)
         source = resolve(name)
         self.tokenizer: Any = load_tokenizer(source)
-        self.templated = not ensure_template(self.tokenizer)
+        if ensure_template(self.tokenizer) and not plain_template:
+            raise TrivetError("this model has no chat template: it was not tuned to answer", file=source.folder,
+                              field="model", mend="give an instruction-tuned model, put its chat_template.jinja into "
+                              "the folder, or go on in a plain User:/Assistant: form with --plain-template")
         self.model: Any = load_causal_lm(source, compute.trunk, compute.device)
         self.context = context_length(self.model)
         self.engine = TorchEngine(self.model, self.tokenizer.pad_token_id,
@@ -56,15 +63,18 @@ class Subject:
             progress((len(prompts) - len(left)) * n)
             self.engine.progress = progress
             for start in range(0, len(left), CHUNK):
-                part = left[start : start + CHUNK]
+                part, began = left[start : start + CHUNK], time.monotonic()
                 groups = self.engine.generate([ids[i] for i in part], sampling, n=n,
                                               seeds=[prompt_seed(self.seed, f"{suite}:{prompts[i].id}") for i in part])
+                seconds, tokens = time.monotonic() - began, sum(len(g.token_ids) for group in groups for g in group)
                 self.count("prompt", sum(len(ids[i]) for i in part))
-                self.count("generated", sum(len(g.token_ids) for group in groups for g in group))
+                self.count("generated", tokens)
                 rows = [completed(prompts[i], group, self.tokenizer, self.name, sampling)
                         for i, group in zip(part, groups, strict=True)]
                 with path.open("a", encoding="utf-8") as file:
                     file.write("".join(row.model_dump_json() + "\n" for row in rows))
+                with (self.folder / SPEED).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"suite": suite, "tokens": tokens, "seconds": seconds}) + "\n")
                 done |= {row.id: row for row in rows}
         self.engine.progress = None
         return [done[p.id] for p in prompts]

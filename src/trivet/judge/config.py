@@ -31,7 +31,11 @@ class Judging(Part):
     requests: int | None = Field(None, ge=1)
     """Budget: at most this many requests to an endpoint; then the run stops, and goes on with a larger one."""
     tokens: int | None = Field(None, ge=1)
-    """Budget: at most this many tokens in and out."""
+    """Budget: at most this many tokens in and out, as the endpoint counts them."""
+    longest: int = Field(6000, ge=200)
+    """Characters of the conversation, and of each answer, that a judge is shown; what is longer is cut, and says so."""
+    answer_tokens: int = Field(64, ge=1)
+    """Tokens that an endpoint's model may reply with. A model that thinks before it answers needs a few thousand."""
 
 
 class ScoreConfig(StageConfig):

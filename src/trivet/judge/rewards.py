@@ -113,8 +113,11 @@ class FunctionReward:
                               field="reward", mend="mend the function (--debug shows the traceback)") from error
 
 
-def load_function(spec: str) -> Callable[..., Any]:
-    """The object that `package.module:function` names; the current folder is searched, too."""
+def load_function(spec: str, *, field: str = "reward") -> Callable[..., Any]:
+    """The object that `package.module:function` names; the current folder is searched, too.
+
+    field: the setting that names it. Raises TrivetError for what can't be imported or called.
+    """
     module, _, name = spec.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -123,10 +126,10 @@ def load_function(spec: str) -> Callable[..., Any]:
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:  # importing runs the module, which can raise anything
-        raise TrivetError(f"{spec!r} can't be imported: {type(error).__name__}: {error}", field="reward",
+        raise TrivetError(f"{spec!r} can't be imported: {type(error).__name__}: {error}", field=field,
                           mend="give package.module:function, importable from here") from error
     if not callable(found):
-        raise TrivetError(f"{spec!r} is no function", field="reward", mend="name a function")
+        raise TrivetError(f"{spec!r} is no function", field=field, mend="name a function")
     return found
 
 

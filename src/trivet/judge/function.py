@@ -1,0 +1,64 @@
+"""A function of the user's as a judge: `package.module:function`."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trivet.artifacts import sha256_file
+from trivet.errors import TrivetError
+from trivet.judge.ask import call
+from trivet.judge.cache import Keep, gather
+from trivet.judge.cases import Case
+
+CHUNK = 64  # cases a call: what an interruption costs at most
+
+
+class FunctionJudge:
+    """Cases in, probabilities out, by a function; what it gives is checked.
+
+    Its verdicts are kept under the sha256 of the file it stands in: they are asked anew when that file changes, but
+    not when a module that it imports does.
+    """
+
+    grades, symmetric, sees_ids = True, False, True
+
+    def __init__(self, spec: str, function: Callable[..., Any], field: str = "judge") -> None:
+        self.name, self.function, self.field = spec, function, field
+
+    @property
+    def identity(self) -> Mapping[str, Any] | None:
+        """None for a function without a source file, such as a built-in one."""
+        try:
+            file = inspect.getsourcefile(inspect.unwrap(self.function))
+        except TypeError:  # an object with __call__: its class stands in a file
+            try:
+                file = inspect.getsourcefile(type(self.function))
+            except TypeError:
+                return None
+        if file is None or not Path(file).is_file():
+            return None
+        return {"kind": "function", "spec": self.name, "source": sha256_file(file)}
+
+    def ask(self, cases: Sequence[Case], keep: Keep) -> None:
+        """See Asking. Raises TrivetError where the function raises, or gives anything but probabilities."""
+        for start in range(0, len(cases), CHUNK):
+            part = cases[start : start + CHUNK]
+            keep(list(enumerate(call(self._guarded, part, self.name, field=self.field), start)))
+
+    def __call__(self, cases: Sequence[Case]) -> list[float]:
+        """See Judge."""
+        return gather(self, cases)
+
+    def _guarded(self, cases: Sequence[Case]) -> Any:
+        try:
+            return self.function(cases)
+        except TrivetError:
+            raise
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise TrivetError(f"{self.name} raised {type(error).__name__}: {error} ({place.filename}:{place.lineno})",
+                              field=self.field, mend="mend the function (--debug shows the traceback)") from error

@@ -1,0 +1,143 @@
+"""Kept verdicts: nothing is asked twice, torn lines are dropped, damaged ones told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from trivet.artifacts import Message
+from trivet.errors import TrivetError
+from trivet.judge.budget import Budget
+from trivet.judge.cache import Kept, Line, Spent, Verdicts, case_key
+from trivet.judge.cases import Case, Criterion
+from trivet.judge.criteria import BETTER, GOOD
+
+
+def case(answer: str = "a", id: str = "c", **changes) -> Case:
+    fields = dict(messages=(Message(role="user", content="Q?"),), answers=(answer, "b"), criterion=BETTER)
+    return Case(id, **{**fields, **changes})
+
+
+class Counting:
+    """A judge by the length of the first answer; it remembers what it was asked, and may break off."""
+
+    name, grades, symmetric, sees_ids = "counting", True, False, False
+
+    def __init__(self, identity: dict | None = None, fail_at: int | None = None) -> None:
+        self.identity = {"kind": "test"} if identity is None else (identity or None)
+        self.asked: list[str] = []
+        self.fail_at = fail_at
+
+    def ask(self, cases, keep) -> None:
+        for i, c in enumerate(cases):
+            if len(self.asked) == self.fail_at:
+                raise TrivetError("broken off", mend="go on")
+            self.asked.append(c.answers[0])
+            keep([(i, 1 / (1 + len(c.answers[0])))])
+
+
+def test_nothing_is_asked_twice(tmp_path) -> None:
+    file = tmp_path / "new" / "verdicts.jsonl"
+    judge = Counting()
+    kept = Kept(judge, Verdicts(file))
+    assert not file.parent.exists()
+    cases = [case("a"), case("bbb"), case("a", "again")]
+    assert kept(cases) == [0.5, 0.25, 0.5] == kept(cases)
+    assert judge.asked == ["a", "bbb"]  # what is alike is one question, whatever its id
+    later = Counting()
+    assert Kept(later, Verdicts(file))([case("bbb"), case("cc")]) == [0.25, 1 / 3]
+    assert later.asked == ["cc"]
+    first = json.loads(file.read_text().splitlines()[0])
+    assert (first["case"], first["criterion"], first["probability"]) == ("c", "better", 0.5)
+
+
+def test_an_interrupted_run_goes_on(tmp_path) -> None:
+    file = tmp_path / "verdicts.jsonl"
+    cases = [case("x" * i) for i in range(1, 6)]
+    with pytest.raises(TrivetError, match="broken off"):
+        Kept(Counting(fail_at=3), Verdicts(file))(cases)
+    later = Counting()
+    assert Kept(later, Verdicts(file))(cases) == [1 / (1 + i) for i in range(1, 6)]
+    assert later.asked == ["xxxx", "xxxxx"]
+
+
+@pytest.mark.parametrize("other", [
+    case("A"), case(answers=("b", "a")), case(answers=("a",)), case(criterion=GOOD),
+    case(criterion=Criterion("better", "another question")), case(reference="r"),
+    case(messages=(Message(role="user", content="Q!"),)), case(messages=(Message(role="system", content="Q?"),)),
+])
+def test_whatever_a_judge_reads_is_part_of_the_key(other) -> None:
+    assert case_key({"j": 1}, case()) != case_key({"j": 1}, other)
+    assert case_key({"j": 1}, case()) != case_key({"j": 2}, case())
+    assert case_key({"j": 1}, case()) == case_key({"j": 1}, case(id="d"))
+    assert case_key({"j": 1}, case(), with_id=True) != case_key({"j": 1}, case(id="d"), with_id=True)
+
+
+def test_a_judge_that_nobody_knows_is_always_asked(tmp_path) -> None:
+    judge = Counting(identity={})
+    kept = Kept(judge, Verdicts(tmp_path / "v.jsonl"))
+    assert kept([case("a")]) == kept([case("a")]) == [0.5]
+    assert judge.asked == ["a", "a"] and not (tmp_path / "v.jsonl").exists()
+
+
+@pytest.mark.parametrize("torn", ['{"schema_version":1,"key":"k2","proba', '{"schema_version":1', "\x00", "{"])
+def test_a_torn_last_line_is_dropped(tmp_path, torn) -> None:
+    file = tmp_path / "v.jsonl"
+    Verdicts(file).add([Line(key="k1", probability=0.3)])
+    whole = file.read_text()
+    file.write_text(whole + torn)
+    again = Verdicts(file)
+    assert again.get("k1") == 0.3 and again.get("k2") is None and file.read_text() == whole
+    again.add([Line(key="k3", probability=0.4)])
+    assert len(Verdicts(file)) == 2
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("{nonsense", "broken JSON"), ('{"key": "k", "probability": 1.5}', "probability"), ('{"other": 1}', "other"),
+    ('{"schema_version": 9}', "schema_version"),
+])
+def test_a_damaged_line_is_told_with_its_place(tmp_path, line, words) -> None:
+    file = tmp_path / "v.jsonl"
+    file.write_text(f'{{"key":"k","probability":0.5}}\n{line}\n{{"key":"k2","probability":0.5}}\n')
+    with pytest.raises(TrivetError, match=words) as caught:
+        Verdicts(file)
+    assert caught.value.line == 2
+
+
+def test_a_folder_that_cannot_be_written(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrivetError):
+        Kept(Counting(), Verdicts(tmp_path / "file" / "v.jsonl"))([case()])
+
+
+def test_what_was_spent_is_summed_by_model(tmp_path) -> None:
+    file = tmp_path / "v.jsonl"
+    verdicts = Verdicts(file)
+    verdicts.add([Line(spent=Spent(model="m", requests=1, input_tokens=10, output_tokens=2))] * 2)
+    verdicts.add([Line(spent=Spent(model="n", requests=1))])
+    assert verdicts.spent == Verdicts(file).spent == {
+        "m": Spent(model="m", requests=2, input_tokens=20, output_tokens=4), "n": Spent(model="n", requests=1)}
+    assert verdicts.spent["m"].tokens == 24
+
+
+def test_a_budget_holds_back_what_requests_in_flight_may_cost() -> None:
+    import threading
+
+    stop = threading.Event()
+    budget = Budget(Spent(model="m"), None, 100)
+    first = budget.enter(100, 10, stop)  # 50 guessed + 10
+    assert first == 60
+    waited: list[int | None] = []
+    thread = threading.Thread(target=lambda: waited.append(budget.enter(100, 10, stop)))
+    thread.start()
+    thread.join(0.3)
+    assert not waited  # no room for 60 more while the first one's cost is not known
+    budget.leave(first, 100, Spent(model="m", requests=1, input_tokens=25, output_tokens=3))
+    thread.join(5)
+    assert waited == [35]  # a quarter of a token a character, as seen
+    with pytest.raises(TrivetError, match="used up"):
+        budget.leave(35, 100, Spent(model="m", requests=1, input_tokens=50, output_tokens=3))
+        budget.enter(100, 10, stop)
+    stop.set()
+    assert budget.enter(1, 1, stop) is None
