@@ -80,6 +80,11 @@ def estimate(measure: Measure, scores: Sequence[Score], seed: int = 0) -> Interv
         return _wilson_by_group(items)
     found = bootstrap_statistic(_columns(measure.kind, items), items.names, lambda sums: _figure(measure.kind, sums),
                                 seed=seed, resamples=RESAMPLES, level=1 - LEVEL)
+    if measure.kind == "kappa" and found.value == 1 and found.n > 1:
+        # they never disagreed; that they hardly ever would is all that is known
+        said = float((items.weights * items.values).sum() / items.weights.sum())
+        chance = said**2 + (1 - said) ** 2
+        return found._replace(low=(wilson(1.0, found.n)[0] - chance) / (1 - chance), high=1.0)
     return _calibration_interval(items, found, seed) if measure.kind == "ece" else found
 
 
