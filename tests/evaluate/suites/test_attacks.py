@@ -63,7 +63,7 @@ def test_rule_and_grader_may_disagree():
 
 def test_a_grader_that_says_nonsense_is_refused():
     items = attacks.read(CONFIG)[:2]
-    with pytest.raises(TrivetError, match=r"the grader gave 2\.0"):
+    with pytest.raises(TrivetError, match=r"field 'grader': Grading gave 2\.0"):
         attacks.run(Saying(TELLS, Grading(lambda a: 2.0)), items, CONFIG)
 
 
