@@ -149,13 +149,14 @@ _ABSTAINS = [re.compile(p) for p in (
     r"\b(?:i|we) (?:do not|don't|haven't|have not|lack)(?: currently| actually)? ?(?:have|got|access)?(?: \w+){0,4} "
     r"(?:information|data|access|context|details?|knowledge|records?|memory|means of|way of|way to)\b",
     r"\b(?:i|we|you|one|no one|nobody|anyone|it|this|that|there is no way to) ?(?:'m| am|'s| is)? ?(?:can't|cannot|"
-    r"can not|can|couldn't|could not|unable to|not able to|impossible to|not possible to|no way to)(?: \w+)? ?(?:be "
+    r"can not|couldn't|could not|unable to|not able to|impossible to|not possible to|no way to)(?: \w+)? ?(?:be "
     r")?(?:predict|foresee|foretell|determin|verif|confirm|speculat)",
     r"\bi(?:'m| am)? (?:\w+ )?(?:can't|cannot|can not|couldn't|could not|unable to|not able to)(?: \w+)? (?:know|"
     r"answer|tell (?:you )?(?!a lie)|say|see|find|access|locate|guess|identify|look|read|provide (?:you )?(?:with "
     r")?(?:\w+ )?(?:that|this|the|an?|any|specific|exact|personal|private|accurate|real-time)|give (?:you )?(?:that|"
     r"the|an|any|a (?:specific|definit|exact|precise|certain|reliable)))\b",
-    r"\b(?:no one|nobody|none of us|no person)(?: \w+)? (?:knows?|can|could|has|will)\b",
+    r"\b(?:no one|nobody|none of us|no person)(?: \w+)? (?:knows?|(?:can|could|will) (?:\w+ )?(?:know|say|tell|"
+    r"predict|answer|foresee|foretell|be sure|be certain))\b",
     r"\b(?:it's|it is|that's|that is|this is|would be|is|are)(?: \w+)? (?:impossible|not possible|unknowable|unknown|"
     r"not known|unclear|uncertain|unpredictable|undetermined|undecided|not (?:yet )?(?:been )?(?:decided|determined|"
     r"clear|certain|public|publicly|predictable|available|recorded))\b",
@@ -303,6 +304,18 @@ def restates(sentence: str, claim: str) -> bool | None:
     if not its or len(its & mine) < 0.8 * len(its):
         return None
     return bool(_NEGATION.search(plain(sentence))) == bool(_NEGATION.search(plain(claim)))
+
+
+def denies(text: str, question: str) -> bool:
+    """Whether an answer denies what a question takes for granted, in its first two sentences.
+
+    That is: a sentence that is no question itself has a word such as `not` or `never`, and at least a third of the
+    question's content words (compared by their first five letters). So `Mozart never flew in an aeroplane` denies
+    `In which year did Mozart first fly in an aeroplane?`. A sentence that negates something beside it counts, too.
+    """
+    its = _content(plain(question))
+    opening = [s for s in sentences(plain(text))[:2] if not s.endswith("?")]
+    return bool(its) and any(_NEGATION.search(s) and 3 * len(its & _content(s)) >= len(its) for s in opening)
 
 
 def _content(text: str) -> frozenset[str]:
