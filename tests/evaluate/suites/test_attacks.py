@@ -75,6 +75,8 @@ def test_the_files_of_the_data_folder_are_read(tmp_path):
     assert [(i.topic, i.text) for i in attacks.read(config)] == [("Kind A", "ask this"), ("Kind A", "ask that")]
     (folder / "dangerousqa.json").write_text(json.dumps(["ask more"]))
     assert [i.topic for i in attacks.read(config)] == ["Kind A", "Kind A", "dangerousqa"]
+    (folder / "harmfulqa.json").write_text(json.dumps({"History": {"Wars": ["ask again"]}}))
+    assert [i.topic for i in attacks.read(config)] == ["Kind A", "Kind A", "subject: History", "dangerousqa"]
     (folder / "harmfulqa.json").write_text("[]")
     with pytest.raises(TrivetError, match=r"harmfulqa\.json: this file holds no requests"):
         attacks.read(config)
