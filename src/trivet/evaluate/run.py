@@ -24,7 +24,7 @@ from trivet.evaluate import results, table, thresholds
 from trivet.evaluate.base import Measure, Score
 from trivet.evaluate.catalogue import Suite, chosen, data_files, draw
 from trivet.evaluate.config import EvaluateConfig
-from trivet.evaluate.subject import SPEED, Subject
+from trivet.evaluate.subject import SPEED, Subject, open_tokenizer
 from trivet.evaluate.suites import prompts
 from trivet.judge.ask import check, grades, make_judge
 from trivet.judge.cases import Judge
@@ -70,6 +70,8 @@ def run(config: EvaluateConfig, run: Run) -> EvaluateSummary:
     """
     made = plan(config)
     earlier = _earlier(config, made)
+    if config.against is not None and earlier is None:
+        open_tokenizer(config.against, config.plain_template)  # its faults, before the model is asked for an hour
     compute = prepare(config.device)
     seconds: dict[str, float] = {}
     own = _ask(config, config.model, run.folder, made, compute, run, seconds)
@@ -101,6 +103,9 @@ def run(config: EvaluateConfig, run: Run) -> EvaluateSummary:
 def plan(config: EvaluateConfig) -> Plan:
     """The suites with their items. Raises TrivetError for what does not fit; loads no model."""
     suites, left_out = chosen(config.suites, config.data)
+    if not suites and not config.lm_eval:
+        raise TrivetError("there is nothing to evaluate", field="suites",
+                          mend="give suites (`trivet evaluate suites` lists them), or tasks by --lm-eval")
     items = {}
     for suite in suites:
         most = None if config.full else suite.standard
