@@ -72,7 +72,7 @@ def run(config: EvaluateConfig, run: Run) -> EvaluateSummary:
     earlier = _earlier(config, made)
     if config.against is not None and earlier is None:
         open_tokenizer(config.against, config.plain_template)  # its faults, before the model is asked for an hour
-    compute = prepare(config.device)
+    compute = prepare(config.device, run.meter)
     seconds: dict[str, float] = {}
     own = _ask(config, config.model, run.folder, made, compute, run, seconds)
     base: list[Score] | None = None
@@ -203,7 +203,10 @@ def _grader(config: EvaluateConfig, subject: Subject, run: Run, compute: Compute
 
 def _judge(settings: Judging, field: str, run: Run, compute: Compute,
            loaded: dict[str, tuple[Any, Any]]) -> Judge | None:
-    return make_judge(settings, compute, folder=run.path(field), count=run.meter.count, loaded=loaded, field=field)
+    return make_judge(settings, compute, folder=run.path(field), count=run.meter.count, loaded=loaded, field=field,
+                      spend=lambda cost: run.meter.endpoint(cost.model, requests=cost.requests,
+                                                            input_tokens=cost.input_tokens,
+                                                            output_tokens=cost.output_tokens))
 
 
 def _pairs(config: EvaluateConfig, run: Run, base: Path, compute: Compute, seconds: dict[str, float]) -> list[Score]:
