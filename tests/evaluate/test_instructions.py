@@ -39,6 +39,7 @@ CASES = [
     ("exclude", ("roof",), "roofs", "The Roof."),
     ("start", ("In my view",), "in my view it is old", "It is, in my view, old"),
     ("end", ("Now you know.",), "It is old. Now you know.\n", "Now you know. It is old."),
+    ("end", ("Now you know.",), "Old. Now you know.", "Now you know."),
     ("lower case", (), "it is old.", "It is old."),
     ("upper case", (), "IT IS OLD.", "IT is OLD."),
     ("no commas", (), "It is old.", "It is old, yes."),

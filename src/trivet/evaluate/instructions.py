@@ -133,6 +133,11 @@ def letters(text: str) -> str:
     return "".join(filter(str.isalpha, text))
 
 
+def _more(text: str, phrase: str) -> bool:
+    """Whether a text says more than the phrase that it has to have."""
+    return len(words(text)) > len(words(phrase))
+
+
 # --- the families -------------------------------------------------------------------------------------
 
 
@@ -192,11 +197,11 @@ FAMILIES: dict[str, Family] = {
         lambda rng, topic: (rng.choice(topic),), lambda a, r, w: count_word(a, w) == 0,
         ("Do not use the word '{0}'.", "The word '{0}' must not be in your answer."), apart="choice", asks=False),
     "start": Family(
-        lambda rng, topic: (rng.choice(STARTS),), lambda a, r, w: a.casefold().startswith(w.casefold()),
+        lambda rng, topic: (rng.choice(STARTS),), lambda a, r, w: _more(a, w) and a.casefold().startswith(w.casefold()),
         ("Begin your answer with the words: {0}", "The first words of your answer must be: {0}"),
         apart="json, repeat, quotes, choice, title, sections"),
     "end": Family(
-        lambda rng, topic: (rng.choice(ENDS),), lambda a, r, w: a.casefold().endswith(w.casefold()),
+        lambda rng, topic: (rng.choice(ENDS),), lambda a, r, w: _more(a, w) and a.casefold().endswith(w.casefold()),
         ("End your answer with this sentence: {0}", "The last sentence of your answer must be: {0}"),
         apart="json, quotes, postscript, question, choice"),
     "lower case": Family(

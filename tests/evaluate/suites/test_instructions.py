@@ -48,3 +48,10 @@ def test_scores_by_hand():
     whole, first, second = instructions.judge(item, f"It has the letter {letter}. Is it so?")
     assert (whole.value, first.value, second.value) == (0, 1, 0)
     assert (whole.group, first.group, whole.topic, first.topic) == (item.id, item.id, "2 at once", "question")
+
+
+def test_gibberish_is_the_same_as_in_the_capability_check():
+    """Copied, since the check loads torch and this must not."""
+    from trivet.evaluate.capability import GIBBERISH
+
+    assert instructions.NO_WORDS == GIBBERISH
