@@ -14,11 +14,11 @@ import gc
 import json
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trivet.artifacts import Completions, atomic_write, read_rows, sha256_file, write_rows
+from trivet.artifacts import Completions, atomic_write, read_json, read_rows, sha256_file, write_json, write_rows
 from trivet.errors import TrivetError
 from trivet.evaluate import results, table, thresholds
 from trivet.evaluate.base import Measure, Score
@@ -34,7 +34,7 @@ from trivet.training.device import Compute, prepare
 
 SPEED_MEASURE = Measure("speed", "capable", "speed of answering, on this machine", "neither", share=False,
                         unit="tokens/s", tested=False)
-PAIRS, LM_EVAL = "pairs", "lm_eval"
+PAIRS, LM_EVAL, TASKS = "pairs", "lm_eval", "lm_eval.json"
 
 
 class EvaluateSummary(Summary):
@@ -84,7 +84,7 @@ def run(config: EvaluateConfig, run: Run) -> EvaluateSummary:
     base_name = None if base is None else results.read(earlier).model if earlier else config.against
     left_out = made.left_out | _unjudged(config, made)
     found = results.build(
-        model=config.model, base=base_name, measures=made.measures + _task_measures(config, own),
+        model=config.model, base=base_name, measures=made.measures + _task_measures(config, run.folder),
         scores=own, base_scores=base, seed=config.seed, command=_command(config), left_out=left_out,
         seconds=round(sum(seconds.values()), 1), settings=_settings(config),
         suites={n: results.SuiteRun(items=len(i), seconds=seconds.get(n)) for n, i in made.items.items()},
@@ -163,7 +163,8 @@ def _ask(config: EvaluateConfig, name: str, folder: Path, made: Plan, compute: C
             if suite == LM_EVAL:
                 from trivet.evaluate import lm_eval
 
-                scores = lm_eval.run(subject, config)
+                found, scores = lm_eval.tasks(subject, config.lm_eval, limit=config.limit, seed=config.seed)
+                write_json(folder / TASKS, {"measures": [asdict(m) for m in found]})
             else:
                 scores = next(s for s in made.suites if s.name == suite).load().run(subject, made.items[suite], config)
             run.log("timing", {"model": name, "folder": folder.name, "suite": suite,
@@ -226,13 +227,9 @@ def _pairs(config: EvaluateConfig, run: Run, base: Path, compute: Compute, secon
     return results.read_score_file(path)
 
 
-def _task_measures(config: EvaluateConfig, scores: list[Score]) -> list[Measure]:
+def _task_measures(config: EvaluateConfig, folder: Path) -> list[Measure]:
     """The measures of lm-eval's tasks, which are known once they were run."""
-    if not config.lm_eval:
-        return []
-    from trivet.evaluate import lm_eval
-
-    return lm_eval.measures(scores)
+    return [Measure(**m) for m in read_json(folder / TASKS, "measures")["measures"]] if config.lm_eval else []
 
 
 def _unjudged(config: EvaluateConfig, made: Plan) -> dict[str, str]:
