@@ -60,7 +60,8 @@ def test_against_an_evaluation_is_against_its_model(evaluated, two_models, tmp_p
     """The base's answers are taken from its evaluation, and are what asking it again would give."""
     judge = ["--judge.by", "builtins:len"]
     with pytest.raises(SystemExit):
-        main(["evaluate", str(two_models[1]), "--against", str(evaluated), "--out", str(tmp_path / "no"), *FAST, *judge])
+        main(["evaluate", str(two_models[1]), "--against", str(evaluated), "--out", str(tmp_path / "no"), *FAST,
+              *judge])
     main(["evaluate", str(two_models[1]), "--against", str(evaluated), "--out", str(tmp_path / "a"), *FAST])
     main(["evaluate", str(two_models[1]), "--against", str(two_models[0]), "--out", str(tmp_path / "b"), *FAST])
     a, b = results.read(tmp_path / "a"), results.read(tmp_path / "b")
@@ -91,9 +92,7 @@ def longer(cases):
 
 
 def test_both_orders_take_away_a_preference_for_the_first(evaluated, two_models, tmp_path, monkeypatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    for name in ("always_first", "longer"):
-        (tmp_path / "judges.py").write_text(Path(__file__).read_text())
+    (tmp_path / "judges.py").write_text(Path(__file__).read_text())
     monkeypatch.syspath_prepend(str(tmp_path))
     main(["evaluate", str(two_models[1]), "--against", str(two_models[0]), "--suites", "prompts", "refusals",
           "--judge.by", "judges:always_first", "--grader.by", "judges:longer", "--out", str(tmp_path / "out"), *FAST])
@@ -145,7 +144,7 @@ def test_a_plan_says_what_is_left_out_and_draws_by_the_seed(tmp_path) -> None:
     assert "truthfulqa" in made.left_out
     again, other = plan(EvaluateConfig(limit=5)), plan(EvaluateConfig(limit=5, seed=1))
     assert made.items == again.items != other.items
-    with pytest.raises(TrivetError, match="did you mean|suites"):
+    with pytest.raises(TrivetError, match=r"did you mean"):
         chosen(["unknwon"], None)
     with pytest.raises(TrivetError, match="gsm8k"):
         chosen(["gsm8k"], tmp_path)
