@@ -91,6 +91,7 @@ class Run:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
         except OSError as error:
             raise write_error(error, self.path(f"{name}.jsonl")) from None
+        self.meter.tick()
 
     def offset(self, name: str) -> int:
         """Bytes of NAME.jsonl so far: kept in a checkpoint."""
@@ -240,8 +241,18 @@ def execute(
         state: dict[str, Any] = {"stage": stage, "fingerprint": mark, "seconds": 0.0, "attempts": 0}
         if (folder / ".state.json").exists():
             state = _own_record(folder / ".state.json", "seconds", "attempts")
-        earlier, attempts = float(state["seconds"]), int(state["attempts"]) + 1
+        earlier, attempts = _spent_before(state, folder / ".state.json"), int(state["attempts"]) + 1
         write_json(folder / ".state.json", state | {"attempts": attempts})
+
+        def keep(spent: ledger.Spent) -> None:
+            """Write down what was spent; a full disk loses the figure, and nothing else."""
+            whole = spent if earlier is None else earlier.plus(spent)
+            if folder.is_dir():
+                with contextlib.suppress(TrivetError):
+                    write_json(folder / ".state.json", state | {
+                        "attempts": attempts, "seconds": whole.seconds, "spent": whole.model_dump()})
+
+        run.meter.keep(keep)
         try:
             summary = work(config, run)
         except Exception as error:
@@ -251,11 +262,9 @@ def execute(
                 raise
             raise known from error
         finally:
-            # after an exception or Ctrl-C the time spent is still counted; kill -9 or a full disk loses this figure
-            if folder.is_dir():
-                with contextlib.suppress(TrivetError):
-                    write_json(folder / ".state.json",
-                               state | {"attempts": attempts, "seconds": earlier + run.meter.seconds})
+            # after an exception or Ctrl-C what was spent is still counted; kill -9 loses what came since the last keep
+            run.meter.close()
+            keep(run.meter.spent())
         entry = run.meter.entry(folder.name, stage, earlier=earlier, attempts=attempts)
         summary = summary.model_copy(update={
             "stage": stage, "fingerprint": mark, "seconds": entry.seconds, "artifacts": run.artifacts})
@@ -265,6 +274,18 @@ def execute(
             raise write_error(error, folder.parent / "ledger.jsonl") from None
         write_json(folder / "summary.json", summary.model_dump(mode="json"))
         return summary
+
+
+def _spent_before(state: dict[str, Any], file: Path) -> ledger.Spent | None:
+    """What earlier attempts spent, None where there were none. Raises TrivetError for a damaged record."""
+    if "spent" not in state and not state["seconds"]:
+        return None
+    try:  # an older version kept the time alone
+        return ledger.Spent.model_validate(state.get("spent", {"seconds": state["seconds"]}))
+    except ValidationError as error:
+        raise TrivetError(f"what earlier attempts spent can't be read: {error.errors()[0]['msg']}", file=file,
+                          field="spent", mend="this run's own record was damaged: do it anew with --overwrite"
+                          ) from None
 
 
 def _make_room(folder: Path, stage: str, config: StageConfig, mark: str) -> None:

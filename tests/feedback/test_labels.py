@@ -14,9 +14,10 @@ from trivet.cli import main
 from trivet.errors import TrivetError
 from trivet.feedback.aggregation import METHODS, aggregate, preferences
 from trivet.feedback.config import PairsConfig
-from trivet.feedback.labels import database_file, read_labels
+from trivet.feedback.labels import database_file, labelling_time, read_labels
 from trivet.feedback.pairs import PairsSummary, run
 from trivet.feedback.store import Store
+from trivet.ledger import entries
 from trivet.runs import execute
 
 
@@ -170,3 +171,46 @@ def test_the_command_line_refuses(labelled, tmp_path, preference_files, capsys, 
         main(["pairs", *(names.get(a, a) for a in arguments), "--out", str(tmp_path / "run")])
     assert stopped.value.code == 2
     assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_ledger_says_how_long_people_took_and_ai_labelers_apart(tmp_path) -> None:
+    rows = [Completions.model_validate({
+        "id": f"p{i}", "messages": [{"role": "user", "content": f"Question {i}?"}],
+        "completions": [{"id": f"{j}", "text": f"answer {j}"} for j in range(2)]}) for i in range(8)]
+    with Store.open(tmp_path / "labels.db") as store:
+        store.change_settings(None, gold_rate=0.0, repeat_rate=0.0, overlap=2)
+        store.add_completions(rows)
+        ann = store.create_user("ann", "labeler")
+        robot = store.create_user("robot", "labeler", kind="ai")
+        for user, seconds in ((ann, 30.0), (robot, 2.0)):
+            for number in range(8):
+                given = store.next_assignment(user.id)
+                assert given is not None
+                taken = seconds if number else 0.0  # one of each without a time
+                store.submit(given.id, user.id, [1, 2], seconds=taken, request_id=f"{user.id}-{number}")
+        last = given
+        store.edit(last.id, robot.id, [2, 1], seconds=5.0, request_id="again")
+    go(tmp_path / "run", tmp_path / "labels.db", heldout=0.3)
+    (entry,) = entries(tmp_path / "ledger.jsonl")
+    assert entry.labelling is not None
+    assert (entry.people_seconds, entry.labelling.people_rankings) == (210.0, 8)
+    assert (entry.labelling.ai_seconds, entry.labelling.ai_rankings, entry.labelling.untimed) == (17.0, 8, 2)
+    whole = labelling_time(str(tmp_path / "labels.db"))  # what was corrected took its time as well
+    assert (whole.people_seconds, whole.ai_seconds, whole.ai_rankings) == (210.0, 19.0, 9)
+
+
+def test_equal_rankings_are_told_to_be_equal(labelled, tmp_path, jsonl) -> None:
+    """Two stages that read the same rankings: the ledger counts the time once."""
+    _, rows = labelled
+    file = jsonl("rankings.jsonl", [r.model_dump(mode="json") for r in rows])
+    for name, source, more in (("a", ["--input", str(file)], []), ("b", ["--input", str(file)], ["--seed", "3"]),
+                               ("c", ["--input", str(jsonl("few.jsonl", [r.model_dump(mode="json")
+                                                                         for r in rows[:60]]))], [])):
+        main(["pairs", *source, *more, "--out", str(tmp_path / name)])
+    a, b, c = (e.labelling.source for e in entries(tmp_path / "ledger.jsonl") if e.labelling)
+    assert a == b != c
+
+
+def test_the_time_of_a_database_that_is_not_there(tmp_path) -> None:
+    with pytest.raises(TrivetError, match="no such label database"):
+        labelling_time(str(tmp_path / "nothing.db"))

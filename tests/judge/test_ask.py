@@ -105,3 +105,14 @@ def test_asking_needs_no_torch() -> None:
             "from trivet.judge.config import Judging; trivet.judge.ask.check(Judging(by='math:sqrt')); "
             "sys.exit('torch' in sys.modules or 'openai' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_larger_budget_is_no_other_run() -> None:
+    from trivet.config import fingerprint
+    from trivet.evaluate.config import EvaluateConfig
+
+    def mark(**judge):
+        return fingerprint("evaluate", EvaluateConfig(judge=Judging(by="http://h/v1", model="m", **judge)), {})
+
+    assert mark(requests=5) == mark(requests=50, tokens=9, key="K", retries=1, timeout=1, concurrency=2) == mark()
+    assert mark(longest=500) != mark() != mark(both_orders=False)

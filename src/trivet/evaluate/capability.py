@@ -196,7 +196,7 @@ def run(config: CheckConfig, run: Run) -> CheckSummary:
     Raises TrivetError, with evidence, for a model that fails, unless config.force; for a prompt longer than the
     context.
     """
-    compute = prepare(config.device)
+    compute = prepare(config.device, run.meter)
     prompts = draw_prompts(read_rows(config.prompts, Prompt), config.count, config.seed)
     source = resolve(config.model)
     tokenizer = load_tokenizer(source)
@@ -207,6 +207,9 @@ def run(config: CheckConfig, run: Run) -> CheckSummary:
     print(f"{config.model} answers {len(prompts)} of the prompts", flush=True)
     found = assess(engine, tokenizer, prompts, config.sampling, config.seed, config.max_fail,
                    context=context_length(model))
+    lengths = [len(prompt_ids(tokenizer, p.messages)) for p in prompts]
+    again = sum(row.stop_test for row in found.evidence)  # the first ones, to see whether the model can stop
+    run.meter.count("prompt", sum(lengths) + sum(lengths[:again]))
     run.meter.count("generated", sum(row.tokens for row in found.evidence))
     write_rows(run.path("evidence.jsonl"), found.evidence)
     run.artifact("evidence", run.path("evidence.jsonl"))

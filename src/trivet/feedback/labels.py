@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trivet.artifacts import Ranking
 from trivet.errors import TrivetError
+from trivet.ledger import Labelling
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,16 @@ class Labels:
     """First and second judgment of an item by one labeler."""
     gold: list[tuple[Ranking, list[int | None]]]
     """Judgments of gold items, with the ranks that they should have."""
+    ai: frozenset[str] = frozenset()
+    """Which labelers are programs. A file of rankings does not say: there everybody counts as a person."""
+
+    def time(self) -> Labelling:
+        """The time that these judgments took, gold items, second judgments and adjudications among them."""
+        every = [*self.rankings, *self.adjudications, *(second for _, second in self.repeats),
+                 *(ranking for ranking, _ in self.gold)]
+        source = hashlib.sha256("\n".join(sorted(
+            f"{r.id} {r.labeler} {r.seconds} {r.ranks}" for r in every)).encode()).hexdigest()[:16]
+        return _time([(r.labeler in self.ai, r.seconds) for r in every], source)
 
     def digest(self, adjudications: bool = True) -> str:
         """A sha256 that changes with what the labels say, and with nothing else."""
@@ -31,6 +42,38 @@ class Labels:
             ("label", self.rankings), ("adjudication", self.adjudications if adjudications else []),
             ("beside", beside)) for r in rows)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _time(judgments: Sequence[tuple[bool, float | None]], source: str) -> Labelling:
+    """(is it a program's, seconds) of each judgment, added up. No time, or none at all (0), is not known."""
+    seconds = {ai: sum(s or 0.0 for a, s in judgments if a is ai) for ai in (False, True)}
+    counts = {ai: sum(a is ai for a, _ in judgments) for ai in (False, True)}
+    return Labelling(people_seconds=seconds[False], people_rankings=counts[False], ai_seconds=seconds[True],
+                     ai_rankings=counts[True], untimed=sum(not s for _, s in judgments), source=source)
+
+
+def labelling_time(url: str) -> Labelling:
+    """The time in the label database at `url`: of all judgments that were ever given, corrected ones among them.
+
+    Raises TrivetError for a database that is not there or can't be read.
+    """
+    file = database_file(url)
+    if file is not None and not file.is_file():
+        raise TrivetError("there is no such label database", file=file, field="labels",
+                          mend="give the --db of `trivet label serve`; a path is relative to the current folder")
+    from sqlalchemy import select
+
+    from trivet.feedback.store import Store
+    from trivet.feedback.store.tables import JudgmentRow, UserRow
+
+    query = select(UserRow.kind, JudgmentRow.seconds).join(UserRow, UserRow.id == JudgmentRow.user_id).where(
+        JudgmentRow.kind == "judge")
+    store = Store.open(url)
+    try:
+        rows = store.read(lambda c: c.execute(query).all())
+    finally:
+        store.close()
+    return _time([(row.kind == "ai", row.seconds) for row in rows], "the label database")
 
 
 def read_labels(url: str, rounds: Sequence[int] | None = None) -> Labels:
@@ -53,13 +96,14 @@ def read_labels(url: str, rounds: Sequence[int] | None = None) -> Labels:
         adjudications = [r for r in store.adjudications() if chosen is None or r.id in known]
         repeats = [pair for pair in store.repeats() if chosen is None or pair[0].id in known]
         gold = store.gold()
+        ai = frozenset(user.name for user in store.users() if user.kind == "ai")
     finally:
         store.close()
     if not rankings and not adjudications:
         which = "" if chosen is None else f" of the rounds {', '.join(map(str, chosen))}"
         raise TrivetError(f"this label database holds no judgment{which}", file=file, field="from_labels",
                           mend="rank some items first: trivet label serve")
-    return Labels(rankings, adjudications, repeats, gold)
+    return Labels(rankings, adjudications, repeats, gold, ai)
 
 
 def database_file(url: str) -> Path | None:

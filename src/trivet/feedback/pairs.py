@@ -65,12 +65,15 @@ def run(config: PairsConfig, run: Run) -> PairsSummary:
         if found.adjudications and not config.adjudications:
             print(f"note: {len(found.adjudications)} adjudications are not used; --adjudications lets them decide")
         result, said = _from_rankings(found, config)
+        run.meter.labelling = found.time()
     else:
         assert config.input is not None
         place = config.input
         result = read_preferences(config.input, config.format, config.keep_ties)
         if result.rankings:
-            result, said = _from_rankings(Labels(result.rankings, [], [], []), config)
+            given = Labels(result.rankings, [], [], [])
+            run.meter.labelling = given.time()
+            result, said = _from_rankings(given, config)
         elif config.method != "votes":
             raise TrivetError(f"this file holds pairs, not rankings: there is nothing for {config.method} to aggregate",
                               file=place, field="method", mend="leave --method out, or give rankings")

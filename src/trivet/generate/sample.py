@@ -45,7 +45,7 @@ def run(config: SampleConfig, run: Run) -> SampleSummary:
 
     Raises TrivetError for a prompt longer than the context.
     """
-    compute = prepare(config.device)
+    compute = prepare(config.device, run.meter)
     prompts = read_rows(config.prompts, Prompt, limit=config.limit)
     source = resolve(config.model)
     tokenizer = load_tokenizer(source)

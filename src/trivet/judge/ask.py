@@ -12,6 +12,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from trivet.errors import TrivetError
+from trivet.judge.cache import Asking, Kept, Spent, Verdicts
 from trivet.judge.cases import Case, Judge
 from trivet.judge.config import Judging
 from trivet.judge.rewards import Term, load_function, numbers
@@ -158,8 +159,8 @@ def check(settings: Judging, *, field: str = "judge") -> None:
 
 
 def make_judge(settings: Judging, compute: Any, *, folder: Path, count: Callable[[str, int], None] | None = None,
-               spend: Callable[[Any], None] | None = None, loaded: Mapping[str, tuple[Any, Any]] | None = None,
-               field: str = "judge") -> Any:
+               spend: Callable[[Spent], None] | None = None, loaded: Mapping[str, tuple[Any, Any]] | None = None,
+               field: str = "judge") -> Kept | None:
     """The judge that the settings name, its verdicts kept in `folder`; None where they name none.
 
     compute: where local models run (training.device.Compute). folder: verdicts are appended to verdicts.jsonl in it,
@@ -172,8 +173,6 @@ def make_judge(settings: Judging, compute: Any, *, folder: Path, count: Callable
     if settings.by is None:
         return None
     check(settings, field=field)
-    from trivet.judge.cache import Kept, Verdicts
-
     verdicts = Verdicts(folder / "verdicts.jsonl")
     kind = kind_of(settings.by)
     if kind == "endpoint":
@@ -188,7 +187,7 @@ def make_judge(settings: Judging, compute: Any, *, folder: Path, count: Callable
 
 
 def _local(settings: Judging, compute: Any, count: Callable[[str, int], None] | None,
-           loaded: Mapping[str, tuple[Any, Any]]) -> Any:
+           loaded: Mapping[str, tuple[Any, Any]]) -> Asking:
     from trivet.judge.local import LogProbJudge
     from trivet.judge.reward_judge import RewardJudge, model_identity
     from trivet.models.reward_model import is_reward_folder

@@ -38,7 +38,7 @@ class ScoreSummary(Summary):
 
 def run(config: ScoreConfig, run: Run) -> ScoreSummary:
     """Score answers into scores.jsonl. Raises TrivetError for a reward model without calibration."""
-    compute = prepare(config.device)
+    compute = prepare(config.device, run.meter)
     samples: list[Sample] = []
     prompt_ids: list[str] = []
     if config.completions is not None:

@@ -88,7 +88,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
     Raises TrivetError for input that does not fit and for a model that can't answer; KeyboardInterrupt after
     Ctrl-C, with the last step saved.
     """
-    compute = prepare(config.device)
+    compute = prepare(config.device, run.meter)
     seed_all(config.seed)
     setup = prepare_models(config, compute, run.meter.count)
     optimizer = make_optimizer(setup.roles, config)
@@ -194,6 +194,8 @@ def _step(
     run.log("metrics", row)
     run.log("timing", {"step": step, "tokens": rollout.tokens, **phase.seconds})
     _write_rollout(run, rollout, scores, kl, old, step)
+    # a prompt is read once for all of its answers
+    run.meter.count("prompt", sum(map(len, rollout.prompts[:: config.answers])))
     run.meter.count("generated", rollout.tokens)
     run.meter.count("trained", rollout.tokens * config.epochs)
     trackers.log(row, step)

@@ -76,7 +76,7 @@ def run(config: SFTConfig, run: Run) -> SFTSummary:
 
     Raises TrivetError for data that does not fit and for a model that can't answer (see `check`).
     """
-    compute = prepare(config.device)
+    compute = prepare(config.device, run.meter)
     seed_all(config.seed)
     conversations = read_conversations(config.data)
     source = resolve(config.model)

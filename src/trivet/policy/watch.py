@@ -78,6 +78,7 @@ def evaluate(setup: Setup, config: PPOConfig, scale: RewardScale, step: int, sam
                 for row, value in zip(micro.rows, ((logps - reference) * micro.response_mask).sum(-1).tolist(),
                                       strict=True):
                     kls[row] = value
+    run.meter.count("prompt", sum(len(setup.tokens[p.id]) for p in setup.heldout))
     run.meter.count("generated", sum(len(g.token_ids) for g in flat))
     rows = [
         WatchRow(id=f"{s.id}/{i % samples}", step=step, messages=list(s.messages), completion=s.completion,

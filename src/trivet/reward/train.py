@@ -209,7 +209,7 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
 
     Raises TrivetError where training and held-out pairs share a first turn, and for input that does not fit.
     """
-    compute = prepare(config.device)
+    compute = prepare(config.device, run.meter)
     seed_all(config.seed)
     train = read_rows(config.preferences, Preference)
     heldout = read_rows(config.heldout, Preference) if config.heldout else []
@@ -347,8 +347,9 @@ def _calibrate(
         tokenizer.chat_template = scorer.tokenizer.chat_template
         model = load_causal_lm(source, compute.trunk, compute.device)
         engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer))
-        answers = engine.generate([prompt_ids(tokenizer, p) for p in chosen.values()], settings.sampling, n=1,
-                                  seeds=[prompt_seed(config.seed, i) for i in chosen])
+        ids = [prompt_ids(tokenizer, p) for p in chosen.values()]
+        answers = engine.generate(ids, settings.sampling, n=1, seeds=[prompt_seed(config.seed, i) for i in chosen])
+        run.meter.count("prompt", sum(map(len, ids)))
         run.meter.count("generated", sum(len(g.token_ids) for a in answers for g in a))
         dialogues = [(p, text_of(tokenizer, a[0])) for p, a in zip(chosen.values(), answers, strict=True)]
         sampling = settings.sampling.model_dump()

@@ -14,6 +14,8 @@ import transformers
 
 from trivet.config import Device
 from trivet.errors import TrivetError
+from trivet.ledger import Meter
+from trivet.training.probe import TorchProbe
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,11 @@ class Compute:
         return f"{self.device}, {str(self.trunk).removeprefix('torch.')} trunk, {self.threads} threads"
 
 
-def prepare(config: Device) -> Compute:
+def prepare(config: Device, meter: Meter | None = None) -> Compute:
     """Choose device and precision, set the number of threads, ask for deterministic algorithms.
+
+    meter: of the stage that will use the device: from here on it counts FLOPs and, on a GPU, its time, memory and
+    energy.
 
     float32 is the CPU's default: there it keeps the ratio at exactly 1, and on machines without AMX it is
     also the faster one (docs/decisions.md has the figures).
@@ -57,6 +62,8 @@ def prepare(config: Device) -> Compute:
     torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
     # filling memory that is written anyway cost a tenth of a training step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if meter is not None:
+        meter.probe(lambda: TorchProbe(device))
     return Compute(device, getattr(torch, precision), threads)
 
 
