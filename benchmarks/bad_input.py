@@ -1135,6 +1135,53 @@ RECIPES = [
 ]
 
 
+def _prices(text: str) -> Callable[[Place], list[str]]:
+    """`trivet ledger` of a good run with such a price table."""
+    return lambda p: [*_report_after(p, "metrics.jsonl", ""), "--prices", p.text("prices.yaml", text)]
+
+
+def _entries(text: str) -> Callable[[Place], list[str]]:
+    """`trivet ledger` of a run whose ledger holds such a line."""
+    return lambda p: (_report_after(p, "metrics.jsonl", ""), p.text("ledger.jsonl", text), [p.out])[2]
+
+
+LEDGER = [
+    Case("ledger", "a folder that is no run", lambda p: [p.make("empty")], "this folder holds no run of Trivet"),
+    Case("ledger", "a folder that is not there", lambda p: ["nowhere"], "there is no such folder"),
+    Case("ledger", "a file", lambda p: [p.text("run", "")], "this is a file, not a run folder"),
+    Case("ledger", "no run at all", lambda p: [], "see `trivet ledger --help`"),
+    Case("ledger", "a line that is a list", _entries("[1]\n"), "ledger.jsonl:1: this line is no entry of a ledger"),
+    Case("ledger", "a line that lacks its time", _entries('{"name": "a", "stage": "b"}\n'), "ledger.jsonl:1, field"),
+    Case("ledger", "a torn summary.json",
+         lambda p: (_after("summary.json", "{")(p), [p.out])[1], "summary.json"),
+    Case("ledger", "a summary of which figures are missing",
+         lambda p: _report_after(p, "summary.json", '{"stage": "ppo", "reward_gain": 3}'), "a record of this run"),
+    Case("ledger", "prices that are not there",
+         lambda p: [*_report_after(p, "metrics.jsonl", ""), "--prices", "nowhere.yaml"], "nowhere.yaml: no such file"),
+    Case("ledger", "prices of something unknown", _prices("machine_hour: 1\nsun_hour: 2\n"),
+         "prices.yaml:2, field 'sun_hour': this setting is not known"),
+    Case("ledger", "a negative price", _prices("currency: EUR\nmachine_hour: -1\n"),
+         "prices.yaml:2, field 'machine_hour'"),
+    Case("ledger", "an endpoint with half a price", _prices("endpoints:\n  big: {input: 1}\n"),
+         "prices.yaml:2, field 'endpoints.big.output'"),
+    Case("ledger", "a price that is a word", _prices("person_hour: much\n"), "prices.yaml:1, field 'person_hour'"),
+    Case("ledger", "a price that is no number", _prices("person_hour: .nan\n"), "prices.yaml:1, field 'person_hour'"),
+    Case("ledger", "no price in the table", _prices("currency: EUR\n"), "this price table holds no price"),
+    Case("ledger", "broken YAML", _prices("machine_hour: [\n"), "prices.yaml"),
+    Case("ledger", "labels that are not there",
+         lambda p: [*_report_after(p, "metrics.jsonl", ""), "--labels", "nowhere.db"], "no such label database"),
+    Case("ledger", "labels that are no database",
+         lambda p: [*_report_after(p, "metrics.jsonl", ""), "--labels", p.text("a.db", "words " * 100)], "a.db"),
+    Case("ledger", "an evaluation that is none",
+         lambda p: [*_report_after(p, "metrics.jsonl", ""), "--evaluations", p.make("empty")],
+         "no finished evaluation"),
+    Case("ledger", "a chart that is no SVG",
+         lambda p: [*_report_after(p, "metrics.jsonl", ""), "--out", "chart.png"], "give a name that ends in .svg"),
+    Case("ledger", "a chart where nothing can be made",
+         lambda p: [*_report_after(p, "metrics.jsonl", ""), "--out", "/proc/no/chart.svg"], "--out"),
+]
+
+
 def _report_after(p: Place, name: str, text: str) -> list[str]:
     _after(name, text)(p)
     return [p.out]
@@ -1329,7 +1376,7 @@ EVALUATIONS = [
 ]
 
 
-CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *PLACES, *RECIPES, *EVALUATIONS]
+CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *PLACES, *RECIPES, *LEDGER, *EVALUATIONS]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 

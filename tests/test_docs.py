@@ -68,12 +68,12 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
 
 def test_help_names_every_command_and_the_readme_too() -> None:
     readme = (ROOT / "README.md").read_text()
-    for name in [*STAGES, "run", "report", "models", "label"]:
+    for name in [*STAGES, "run", "report", "ledger", "models", "label"]:
         assert f"  {name}" in help_text()
         assert f"`trivet {name}`" in readme
 
 
-@pytest.mark.parametrize("name", [*STAGES, "run", "report"])
+@pytest.mark.parametrize("name", [*STAGES, "run", "report", "ledger"])
 def test_help_teaches_every_setting(name, capsys) -> None:
     """`--help` ends well and every setting has its words."""
     with pytest.raises(SystemExit) as stopped:

@@ -6,7 +6,8 @@ Heavy imports stay inside the chosen command; `trivet --help` loads neither torc
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ around it:
   label    people rank completions in a web app: trivet label serve completions.jsonl
   run      all steps of a recipe in one run folder: trivet run quickstart
   report   the HTML page of a run folder: trivet report runs/demo
+  ledger   what each step cost and what it bought, with a chart: trivet ledger runs/demo
   models   list, fetch and describe models: trivet models list
 
 settings: defaults < YAML file < command line. A finished stage is not done twice; an interrupted one goes on.
@@ -96,12 +98,15 @@ def _dispatch(arguments: list[str]) -> None:
         from trivet.report.page import write_report
 
         chosen = parse(ReportConfig, _positional(rest, "run"), command, "write the HTML page of a run folder")
-        try:
+        with _records_of(chosen.run):
             print(f"report: {write_report(chosen)}")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise TrivetError(f"a record of this run is not what its stage wrote ({type(error).__name__}: {error})",
-                              file=chosen.run, mend="run the stage again whose file was changed (--debug shows where)"
-                              ) from error
+    elif command == "ledger":
+        from trivet.report.config import LedgerConfig
+        from trivet.report.lifecycle import ledger_command
+
+        asked = parse(LedgerConfig, _positional(rest, "run"), command, "what each stage of a run cost")
+        with _records_of(asked.run):
+            ledger_command(asked)
     elif command == "models":
         from trivet.models.command import models_command
 
@@ -113,9 +118,20 @@ def _dispatch(arguments: list[str]) -> None:
     else:
         import difflib
 
-        near = difflib.get_close_matches(command, [*STAGES, "label", "run", "report", "models"], 1)
+        near = difflib.get_close_matches(command, [*STAGES, "label", "run", "report", "ledger", "models"], 1)
         raise TrivetError(f"there is no command {command!r}",
                           mend=f"did you mean `trivet {near[0]}`?" if near else "see `trivet --help`")
+
+
+@contextmanager
+def _records_of(run: Path) -> Iterator[None]:
+    """Raise TrivetError where a run's own record makes what reads it stumble."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise TrivetError(f"a record of this run is not what its stage wrote ({type(error).__name__}: {error})",
+                          file=run, mend="run the stage again whose file was changed (--debug shows where)"
+                          ) from error
 
 
 def _positional(rest: list[str], name: str) -> list[str]:

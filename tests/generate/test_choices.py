@@ -171,7 +171,12 @@ def test_split_of_prompt_and_continuation() -> None:
 def test_what_does_not_fit_is_said(tmp_path) -> None:
     model = load(build_tiny(tmp_path / "m", context=32))
     with pytest.raises(TrivetError, match="context is 32"):
-        score_forks(model, [Fork(tuple(range(30)), ((1, 2, 3),))])
+        score_forks(model, [Fork(tuple(range(31)), ((1, 2, 3),))])
+    fork = Fork(tuple(range(30)), ((1, 2, 3),))  # the last token is never run
+    with torch.no_grad():
+        logps = torch.log_softmax(model(torch.tensor([[*range(30), 1, 2]])).logits[0, 29:], -1)
+    assert score_forks(model, [fork])[0][0].logp == pytest.approx(
+        sum(logps[i, t].item() for i, t in enumerate((1, 2, 3))), abs=1e-4)
     for bad in (Fork((), ((1,),)), Fork((1,), ()), Fork((1,), ((),))):
         with pytest.raises(TrivetError, match="no tokens"):
             score_forks(model, [bad])

@@ -115,10 +115,11 @@ def _check(forks: Sequence[Fork], context: int | None) -> None:
         if not fork.prompt or not fork.continuations or not all(fork.continuations):
             raise TrivetError("a prompt or a continuation has no tokens", field="continuations",
                               mend="give each prompt and continuation some text")
-        longest = len(fork.prompt) + max(map(len, fork.continuations))
+        longest = len(fork.prompt) + max(map(len, fork.continuations)) - 1  # the last token is not run
         if context is not None and longest > context:
-            raise TrivetError(f"a prompt with its longest continuation has {longest} tokens, the model's context is "
-                              f"{context}", field="model", mend="use a model with a longer context, or leave this out")
+            raise TrivetError(f"a prompt with its longest continuation has {longest + 1} tokens, the model's context "
+                              f"is {context}", field="model",
+                              mend="use a model with a longer context, or leave this out")
 
 
 def _common(forks: Sequence[Fork]) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trivet import __version__
 from trivet.artifacts import atomic_write, read_json
-from trivet.report import plots, read
+from trivet.report import lifecycle, lifecycle_chart, plots, read
 from trivet.report.config import ReportConfig
 from trivet.report.findings import accuracy_finding, findings, lead
 from trivet.report.read import RunFolder, StageRun
@@ -201,12 +201,16 @@ def _answers(ppo: StageRun) -> dict[str, Any] | None:
 
 
 def _cost(run: RunFolder) -> dict[str, Any]:
-    """The table of stages, and PPO's phases."""
-    table = [{"stage": s, "time": duration(s.seconds), "cpu": duration(s.cost["cpu_seconds"]) if s.cost else "–",
+    """The table of stages, the chart of the run's life, and PPO's phases."""
+    found = lifecycle.build(run)
+    cells = lifecycle.columns(found.stages)
+    table = [{"stage": s, "cells": [c[place] for c in cells.values()],
               "tokens": ", ".join(f"{k} {v:,}" for k, v in s.cost["tokens"].items()) if s.cost else "",
-              "memory": f"{s.cost['peak_memory_bytes'] / 2**30:.2f} GiB" if s.cost else "–",
               "attempts": (s.cost or s.state).get("attempts", 1), "started": s.cost["started"] if s.cost else "–"}
-             for s in run.stages]
+             for place, s in enumerate(run.stages)]
+    life = plots.draw("lifecycle", "What each phase cost, and what it bought", lifecycle_chart.figure(found),
+                      lifecycle_chart.alt(found), " ".join(f"{n[0].upper()}{n[1:]}." for n in found.notes)) \
+        if len(found.phases) > 1 else None
     timed = [(s.name, s.seconds, s.summary is not None) for s in run.stages]
     chart = plots.draw("cost", "Wall-clock time", plots.durations(timed), "Bar chart: " + "; ".join(
         f"{n} {duration(t)}" for n, t, _ in timed)) if len(timed) > 1 else None
@@ -224,7 +228,8 @@ def _cost(run: RunFolder) -> dict[str, Any]:
             "plot": plots.draw(f"{stage.name}-phases", f"Phases of {stage.name}", plots.durations(
                 [(n, t, n in known) for n, t in spent.items()]),
                 "Bar chart: " + "; ".join(f"{n} {duration(t)}" for n, t in spent.items()))})
-    return {"rows": table, "plot": chart, "phases": phases, "again": any(r["attempts"] > 1 for r in table)}
+    return {"rows": table, "heads": list(cells), "plot": chart, "life": life, "phases": phases,
+            "again": any(r["attempts"] > 1 for r in table)}
 
 
 def _other(stage: StageRun) -> dict[str, Any]:

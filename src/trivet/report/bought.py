@@ -1,0 +1,113 @@
+"""What a stage bought, in words: by the evaluation of what it made, else by its own figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trivet.evaluate import results, table
+from trivet.evaluate.results import Line, Results
+from trivet.report.read import RunFolder, StageRun
+from trivet.report.words import number, percent
+
+NAMED = 3
+"""Measures that are named, at most; the others are counted."""
+
+
+def evaluations(run: RunFolder, more: Sequence[Path]) -> list[tuple[Results, str]]:
+    """(evaluation, the stage that made its model; "" for a model from elsewhere), the run's own first.
+
+    Raises TrivetError for a folder of `more` that holds no finished evaluation.
+    """
+    own = [s.folder for s in run.of("evaluate") if s.summary is not None and (s.folder / results.RESULTS).is_file()]
+    found = [results.read(folder) for folder in dict.fromkeys([*own, *more])]
+    return [(r, maker(run, r.model)) for r in found]
+
+
+def maker(run: RunFolder, model: str) -> str:
+    """The name of the stage whose artifact a model is; "" where it is none of this run."""
+    path = Path(model)
+    homes = {Path(str(s.setting("out"))).parent for s in run.stages if s.setting("out")}
+    for stage in run.stages:
+        for known in (stage.summary or {}).get("artifacts", {}).values():
+            made = stage.folder / known["path"]
+            # after the run folder was moved its paths still agree among themselves
+            moved = path.parts[-2:] == made.parts[-2:] and path.parent.parent in homes
+            if moved or path.resolve() == made.resolve():
+                return stage.name
+    return ""
+
+
+def evaluated(found: Results) -> str:
+    """An evaluation in a line: what is better and worse than the base, the surest first."""
+    if found.base is None:
+        return f"{len(found.measures)} measures of {_short(found.model)}, beside no base"
+    tested = [m for m in found.measures if m.verdict != "untested"]
+    parts = []
+    for verdict in ("better", "worse", "changed"):
+        lines = sorted((m for m in tested if m.verdict == verdict), key=lambda m: (m.p_holm or 0.0, m.key))
+        if lines:
+            more = f" and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
+            parts.append(f"{len(lines)} {verdict}: {', '.join(map(_change, lines[:NAMED]))}{more}")
+    same = sum(m.verdict == "same" for m in tested)
+    parts.append(f"{same} of {len(tested)} measures as before" if parts else
+                 f"none of {len(tested)} measures differs beyond chance")
+    return f"beside {_short(found.base)}, {'; '.join(parts)}"
+
+
+def _change(line: Line) -> str:
+    """`harmless.attack_success 31% → 22%`."""
+    now = table.figure(line.value, line).split(" [")[0]
+    return f"{line.key} {now}" if line.base is None or line.relative else \
+        f"{line.key} {table.figure(line.base, line).split(' [')[0]} → {now}"
+
+
+def _short(name: str) -> str:
+    """A model's name without the folders before it."""
+    return "/".join(Path(name).parts[-2:])
+
+
+def own_figures(stage: StageRun) -> str:
+    """What the stage says of itself; "" where it is not finished."""
+    found = stage.summary
+    if found is None:
+        return ""
+    if stage.stage == "ppo":
+        second = f", by the second reward {_gain(found['second_reward_gain'])}" if found.get("second_reward_gain") \
+            else ""
+        return f"held-out reward {_gain(found['reward_gain'])}{second}"
+    if stage.stage == "reward":
+        if not found.get("accuracy"):
+            return "a reward model, not evaluated"
+        rules = [v for k in ("longer_wins", "shorter_wins") if found.get(k) and (v := found[k]["value"]) is not None]
+        beside = f"; by length alone {percent(max(rules))}" if rules else ""
+        return f"unseen pairs right {_interval(found['accuracy'], share=True)}{beside}"
+    needed, words = _OWN.get(stage.stage, ((), None))
+    return words(found) if words and all(found.get(k) is not None for k in needed) else ""
+
+
+_OWN: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], str]]] = {
+    "sample": (("completions", "prompts"), lambda s: f"{s['completions']:,} answers to {s['prompts']:,} prompts"),
+    "check": (("capable",), lambda s: f"the model {'can' if s['capable'] else 'can’t'} answer such prompts"),
+    "sft": (("first_loss", "last_loss", "conversations"), lambda s: f"loss {number(s['first_loss'])} → "
+            f"{number(s['last_loss'])} on {s['conversations']:,} conversations"),
+    "pairs": (("pairs", "prompts"), lambda s: f"{s['pairs']:,} pairs of {s['prompts']:,} prompts"),
+    "score": (("answers",), lambda s: f"{s['answers']:,} answers scored"),
+    "evaluate": (("measures", "model"), lambda s: f"{len(s['measures'])} measures of {_short(s['model'])}"),
+}
+"""By stage: the figures it needs, and its words."""
+
+
+def _gain(found: Mapping[str, Any]) -> str:
+    low, high = found.get("low"), found.get("high")
+    bounds = "" if low is None or high is None else f" [{number(low)}, {number(high)}]"
+    return f"{number(found['value'], sign=True)}{bounds}"
+
+
+def _interval(found: Mapping[str, Any], *, share: bool = False) -> str:
+    if found.get("value") is None:
+        return "not known"
+    words = percent if share else number
+    low, high = found.get("low"), found.get("high")
+    return words(found["value"]) + ("" if low is None or high is None else f" [{words(low)}, {words(high)}]")
