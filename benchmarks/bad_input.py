@@ -1292,6 +1292,9 @@ EVALUATIONS = [
          _data("gsm8k", test='{"question": "a", "answer": "many"}\n'), "test.jsonl:1, field 'answer'"),
     Case("evaluate", "a prompt of three turns",
          _data("prompts", mt_bench='{"category": "a", "turns": ["a", "b", "c"]}\n'), "one or two turns"),
+    Case("evaluate", "an empty file of TruthfulQA", _data("truthfulqa", mc_task=""), "mc_task.json"),
+    Case("evaluate", "TruthfulQA in another shape", _data("truthfulqa", mc_task='[{"question": "a"}]'), "mc_task.json"),
+    Case("evaluate", "an empty file of documents", _data("text", seed_tasks=""), "seed_tasks.jsonl"),
     # models
     Case("evaluate", "a model that is not there", lambda p: p.evaluate("--model", "no/such/m"), "there is no model"),
     Case("evaluate", "a reward model as the model",
@@ -1362,6 +1365,14 @@ EVALUATIONS = [
          lambda p: (_evaluated(p, "out"), p.evaluate("--limit", "1"))[1], "limit differs"),
     Case("evaluate", "out is the evaluation to compare with",
          lambda p: (_evaluated(p, "out"), p.evaluate("--against", p.out))[1], "--out"),
+    # compare
+    Case("evaluate", "one evaluation to compare", lambda p: ["compare", p.make("a")], "see `trivet evaluate"),
+    Case("evaluate", "a folder to compare that is no evaluation",
+         lambda p: ["compare", p.make("a"), p.make("b")], "results.json"),
+    Case("evaluate", "an evaluation compared with itself",
+         lambda p: ["compare", _evaluated(p, "a"), str(p.folder / "a")], "given twice"),
+    Case("evaluate", "evaluations that share no item",
+         lambda p: ["compare", _evaluated(p, "a"), _evaluated(p, "b", "--suites", "refusals")], "to mend"),
 ]
 
 
