@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,25 +80,6 @@ def both_orders(judge: Judge, cases: Sequence[Case], *, name: str | None = None,
     for case, given, other in zip(cases, found[: len(cases)], found[len(cases) :], strict=True):
         rows.append(Both(case.id, (given + 1.0 - other) / 2, given, 1.0 - other))
     return rows
-
-
-@dataclass(frozen=True)
-class OrderFigures:
-    """How far a judge heeds the order in which two answers stand."""
-
-    position_bias: float
-    """Mean probability of the answer that stands first, less a half: 0 is none, 0.5 always the first."""
-    flips: float
-    """Share of pairs whose verdict changes sides with the order."""
-    n: int
-
-
-def order_figures(rows: Sequence[Both]) -> OrderFigures:
-    """Position bias and flips over pairs. Raises ValueError for no pairs."""
-    if not rows:
-        raise ValueError("no pairs")
-    return OrderFigures(statistics.fmean((r.given + 1.0 - r.swapped) / 2 for r in rows) - 0.5,
-                        statistics.fmean((r.given - 0.5) * (r.swapped - 0.5) < 0 for r in rows), len(rows))
 
 
 # --- which judge -----------------------------------------------------------------------------------------
