@@ -292,3 +292,55 @@ def test_the_memory_peak_is_the_stages_own(tmp_path) -> None:
     del big
     first = meter.spent().peak_memory_bytes
     assert Meter().spent().peak_memory_bytes < first - 200_000_000
+
+
+class FakeNvml:
+    """The driver's library, as far as it is asked; its counter rises by 3 J a reading."""
+
+    def __init__(self, tells: bool = True) -> None:
+        self.millijoules, self.tells, self.names = 1_000_000, tells, []
+
+    def nvmlInit_v2(self) -> int:
+        return 0
+
+    def nvmlDeviceGetHandleByUUID(self, name: Any, handle: Any) -> int:
+        self.names.append(name.value)
+        return 0
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any, value: Any) -> int:
+        self.millijoules += 3000
+        value._obj.value = self.millijoules
+        return 0 if self.tells else 3  # NVML_ERROR_NOT_SUPPORTED
+
+
+@pytest.fixture
+def two_gpus(monkeypatch) -> dict[int, int]:
+    """torch as it is with two GPUs, of which the first is used; the peaks by device."""
+    peaks = {0: 5_000, 1: 0}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda i: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda i: peaks[i])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: type("P", (), {"uuid": f"uuid-{i}"}))
+    return peaks
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_gpus_are_measured_by_what_torch_and_the_driver_say(two_gpus, monkeypatch, tells) -> None:
+    library = FakeNvml(tells)
+    monkeypatch.setattr("trivet.training.probe.ctypes.CDLL", lambda name: library)
+    probe = TorchProbe("cuda")
+    try:
+        time.sleep(0.05)
+        one = probe.read()
+        two_gpus[1] = 7_000
+        both = probe.read()
+    finally:
+        probe.close()
+    assert library.names == [b"GPU-uuid-0", b"GPU-uuid-1"]
+    assert (one.gpu_peak_memory_bytes, both.gpu_peak_memory_bytes) == (5_000, 12_000)
+    assert 0.05 <= one.gpu_seconds < 1 and both.gpu_seconds > 1.9 * one.gpu_seconds
+    # two readings at the start, then one: 6 J after the first device's; None where the driver does not tell
+    assert one.energy_joules == (6.0 if tells else None)
+    assert one.energy_sources == (["GPU"] if tells else [])
+    assert both.flops == {"forward": 0, "backward": 0}

@@ -77,7 +77,8 @@ def road(tmp_path) -> Path:
           flops={"forward": 10**13, "backward": 2 * 10**13})
     write(run / "ppo", "ppo", {
         "reward_gain": interval(0.22, 0.07, 0.38), "kl": 4.0, "length_gain": interval(1, -1, 2),
-        "reward_before": interval(0, -0.1, 0.1), "reward_after": interval(0.22, 0.1, 0.3), "steps": 3, "stop": "steps", "episodes": 9,
+        "reward_before": interval(0, -0.1, 0.1), "reward_after": interval(0.22, 0.1, 0.3),
+        "steps": 3, "stop": "steps", "episodes": 9,
         "artifacts": {"policy": {"path": "policy", "sha256": "0"}}}, seconds=3600.0, gpu_seconds=1800.0,
           flops={"forward": 5 * 10**13, "backward": 10**14}, energy_joules=7200.0, energy_sources=["GPU"])
     (run / "ppo" / "policy").mkdir()
@@ -264,7 +265,8 @@ def test_columns_of_which_nothing_is_known_are_left_out() -> None:
     assert columns([Item("a", "b", flops=0), Item("c", "d", flops=10**15)])["FLOPs"] == ["0", "1 P"]
 
 
-@pytest.mark.parametrize(("value", "words"), [(0, "0"), (999, "999"), (1234, "1.23 k"), (5e12, "5 T"), (2.5e18, "2.5 E")])
+@pytest.mark.parametrize(("value", "words"), [
+    (0, "0"), (999, "999"), (1234, "1.23 k"), (5e12, "5 T"), (2.5e18, "2.5 E")])
 def test_large_numbers(value, words) -> None:
     assert scaled(value, "") == words
     assert scaled(1500, "Wh") == "1.5 kWh"
