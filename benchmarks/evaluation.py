@@ -134,7 +134,7 @@ def main() -> None:
         if chosen.data is not None and not chosen.quick:
             from lm_eval_peer import compare_with_lm_eval
 
-            figures |= compare_with_lm_eval(quick=False, data=chosen.data)
+            figures |= compare_with_lm_eval(quick=False, seed=chosen.seed, data=chosen.data)
     report("evaluation", figures, chosen, load=load)
 
 

@@ -51,9 +51,9 @@ def environment() -> Path:
     return python
 
 
-def compare_with_lm_eval(quick: bool, seed: int = 0) -> dict[str, Any]:
-    """The figures of this file's head. Needs the data set (TRIVET_DATA) and, once, a package index."""
-    data = Path(os.environ.get("TRIVET_DATA", ROOT.parent / "shared" / "data")).resolve()
+def compare_with_lm_eval(quick: bool, seed: int = 0, data: Path | None = None) -> dict[str, Any]:
+    """The figures of this file's head. Needs the data set (`data`, or TRIVET_DATA) and, once, a package index."""
+    data = (data or Path(os.environ.get("TRIVET_DATA", ROOT.parent / "shared" / "data"))).resolve()
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         job = {**SIZES["quick" if quick else "full"], "data": str(data), "seed": seed, "folder": folder,
