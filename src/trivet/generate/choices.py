@@ -25,7 +25,8 @@ from trivet.errors import TrivetError
 from trivet.models.output_layer import backbone, plain_output_layer
 
 BATCH_TOKENS = 1024
-"""Padded tokens a pass. On a CPU small passes stay in the cache and pad little; see `benchmarks/evaluation.py`."""
+"""Padded tokens a pass. On a CPU 200 questions of TruthfulQA took 39, 38, 36, 36 and 38 s of one core's time with 256,
+512, 768, 1024 and 2048: smaller passes multiply smaller matrices, larger ones leave the cache and pad more."""
 ROW_TOKENS = 512
 """A row longer than this is cut in two where it can be: its attention grows with the square of its length."""
 CHUNK_LOGITS = 2**24
@@ -351,5 +352,5 @@ def _try_sharing(model: Any) -> bool:
             return False
         found.append([value[path].sum() for row, value in zip(rows, values, strict=True)
                       for _, path in sorted(row.paths)])
-    tolerance = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1
-    return bool(np.allclose(found[0], found[1], rtol=tolerance, atol=tolerance))
+    part, whole = (1e-3, 1e-3) if model.dtype in (torch.float32, torch.float64) else (0.02, 0.1)
+    return bool(np.allclose(found[0], found[1], rtol=part, atol=whole))
