@@ -39,11 +39,14 @@ from common import load_average, options, report
 from conftest import WORDS, build_tiny, preference_rows
 from trivet.artifacts import sha256_path
 from trivet.cli import main as trivet
+from trivet.evaluate.catalogue import SUITES
 
 Row = dict[str, Any]
 NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
-               "timing.jsonl", "evaluation.jsonl", "evaluations", "rollouts", "checkpoints", "evidence.jsonl"}
-"""What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a refused model's answers."""
+               "timing.jsonl", "evaluation.jsonl", "evaluations", "rollouts", "checkpoints", "evidence.jsonl",
+               "answers", "scores", "speed.jsonl", "base", "judge", "grader"}
+"""What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a model's answers and what was
+said of them."""
 
 
 # --- what cases are made of -------------------------------------------------------------------------------
@@ -197,6 +200,11 @@ class Place:
         """`trivet ppo` on good data, briefly."""
         return ["--prompts", self.prompts, "--model", self.tiny, "--reward", reward, "--no-check", "--rollout", "4",
                 "--stop.steps", "1", "--sampling.max-new-tokens", "4", *FAST, *more]
+
+    def evaluate(self, *more: str, suite: str = "attacks") -> list[str]:
+        """`trivet evaluate` of a tiny model, briefly."""
+        return ["--model", self.tiny, "--suites", suite, "--limit", "2", "--sampling.max-new-tokens", "12",
+                "--device.threads", "1", "--out", self.out, *more]
 
     def function(self, body: str) -> str:
         """A reward function with this body, as package.module:function; each case has a module of its own."""
@@ -1179,7 +1187,196 @@ def _report_after(p: Place, name: str, text: str) -> list[str]:
     return [p.out]
 
 
-CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *PLACES, *RECIPES, *LEDGER]
+# --- evaluate ---------------------------------------------------------------------------------------------
+
+
+def _data(suite: str, **files: str | bytes) -> Callable[[Place], list[str]]:
+    """A suite on a data folder in which files hold something; names without folder and ending."""
+
+    def build(p: Place) -> list[str]:
+        for name, content in files.items():
+            path = "data/" + next(f for f in SUITES[suite].data if Path(f).stem == name)
+            p.raw(path, content if isinstance(content, bytes) else content.encode())
+        return p.evaluate("--data", str(p.folder / "data"), suite=suite)
+
+    return build
+
+
+def _graded(make: Callable[[Place], str], *more: str) -> Callable[[Place], list[str]]:
+    return lambda p: p.evaluate("--grader.by", make(p), *more)
+
+
+def _endpoint(make: Callable[[Place], str], *more: str) -> Callable[[Place], list[str]]:
+    return _graded(lambda p: make(p) + "/v1", "--grader.model", "m", "--grader.retries", "0", *more)
+
+
+def _chat(content: str) -> str:
+    """A chat completion."""
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": "stop"}]})
+
+
+def _win(p: Place, body: str) -> list[str]:
+    """Two models and a judge that compares them."""
+    models = [str(build_tiny(p.folder / name, seed=i, context=2048)) for i, name in enumerate(("one", "two"))]
+    return [*p.evaluate("--judge.by", p.function(body), suite="prompts"), "--model", models[0], "--against", models[1]]
+
+
+def _evaluated(p: Place, name: str, *more: str) -> str:
+    """The folder of a finished evaluation."""
+    p.done("evaluate", *p.evaluate(*more), "--out", str(p.folder / name))
+    return str(p.folder / name)
+
+
+def _evaluation_after(p: Place, file: str, text: str) -> list[str]:
+    """An evaluation that was killed before it had finished, with a file damaged since."""
+    p.done("evaluate", *p.evaluate())
+    (Path(p.out) / "summary.json").unlink()
+    (Path(p.out) / "results.json").unlink()
+    (Path(p.out) / "table.md").unlink()
+    p.text(f"out/{file}", text)
+    return p.evaluate()
+
+
+def _no_lm_eval(p: Place) -> list[str]:
+    p.stack.enter_context(mock.patch.dict(sys.modules, {"lm_eval": None}))
+    return p.evaluate("--lm-eval", "hellaswag")
+
+
+XSTEST = "id,prompt,type,label\n"
+GRADERS = [
+    ("gives too few verdicts", "return [1.0]", "gave 1 verdicts for 2 cases"),
+    ("gives 2", "return [2.0 for _ in samples]", "a number from 0 to 1"),
+    ("gives NaN", "return [float('nan') for _ in samples]", "return probabilities"),
+    ("gives words", "return ['yes' for _ in samples]", "return one probability for each case"),
+    ("gives nothing", "return None", "return one probability for each case"),
+    ("raises", "return [1 / 0 for _ in samples]", "ZeroDivisionError"),
+]
+EVALUATIONS = [
+    Case("evaluate", "unknown option", lambda p: p.evaluate("--nosuch", "3"), "see `trivet evaluate --help`"),
+    Case("evaluate", "unknown suite", lambda p: p.evaluate(suite="atacks"), "did you mean 'attacks'?"),
+    Case("evaluate", "nothing like a suite", lambda p: p.evaluate(suite="zzz"), "see `trivet evaluate suites`"),
+    Case("evaluate", "no suite", lambda p: [*p.evaluate(), "--suites"], "nothing to evaluate"),
+    Case("evaluate", "limit 0", lambda p: p.evaluate("--limit", "0"), "field 'limit'"),
+    Case("evaluate", "batch size 0", lambda p: p.evaluate("--batch-size", "0"), "field 'batch_size'"),
+    Case("evaluate", "no new tokens", lambda p: p.evaluate("--sampling.max-new-tokens", "0"), "max_new_tokens"),
+    Case("evaluate", "negative retries", lambda p: p.evaluate("--judge.retries", "-1"), "field 'judge.retries'"),
+    Case("evaluate", "unknown setting in YAML",
+         lambda p: ["--config", p.text("e.yaml", "suites: [attacks]\njudge:\n  who: me\n"), *p.evaluate()],
+         "e.yaml:3, field 'judge.who'"),
+    # data
+    Case("evaluate", "a data folder that is not there",
+         lambda p: p.evaluate("--data", "nowhere"), "there is no such folder"),
+    Case("evaluate", "a file as the data folder", lambda p: p.evaluate("--data", p.text("d", "")), "not a folder"),
+    Case("evaluate", "a suite whose data are not given", lambda p: p.evaluate(suite="gsm8k"), "--data"),
+    Case("evaluate", "a suite whose data are not there",
+         lambda p: p.evaluate("--data", p.make("data"), suite="truthfulqa"), "truthfulqa/mc_task.json"),
+    Case("evaluate", "an empty file of attacks", _data("attacks", catqa_english=""), "holds no requests"),
+    Case("evaluate", "a list of no attacks", _data("attacks", harmfulqa="[]"), "holds no requests"),
+    Case("evaluate", "broken JSON of attacks",
+         _data("attacks", catqa_english='{"A": [\n"b",'), "catqa_english.json:2: broken JSON"),
+    Case("evaluate", "attacks in another shape", _data("attacks", catqa_english='{"A": "b"}'), "field 'A'"),
+    Case("evaluate", "attacks that are not UTF-8", _data("attacks", catqa_english=b'["caf\xe9"]'), "not UTF-8"),
+    Case("evaluate", "an attack that is empty", _data("attacks", dangerousqa='["a", ""]'), "field '1'"),
+    Case("evaluate", "an empty file of XSTest", _data("refusals", xstest_prompts=""), "holds no prompts"),
+    Case("evaluate", "a header of XSTest alone", _data("refusals", xstest_prompts=XSTEST), "holds no prompts"),
+    Case("evaluate", "XSTest without its labels",
+         _data("refusals", xstest_prompts="id,prompt,type\n1,a,b\n"), "xstest_prompts.csv:1: the columns label"),
+    Case("evaluate", "an unknown label of XSTest",
+         _data("refusals", xstest_prompts=XSTEST + "1,a,b,fine\n"), "xstest_prompts.csv:2, field 'label'"),
+    Case("evaluate", "broken CSV", _data("refusals", xstest_prompts=XSTEST + '1,"a"b,c,safe\n'), "broken CSV"),
+    Case("evaluate", "a row of XSTest that lacks values",
+         _data("refusals", xstest_prompts=XSTEST + "1,a\n"), "2 values under 4 columns"),
+    Case("evaluate", "an empty file of GSM8K", _data("gsm8k", test="\n"), "holds no problems"),
+    Case("evaluate", "a torn line of GSM8K", _data("gsm8k", test='{"question": "a", "ans'), "broken JSON"),
+    Case("evaluate", "a problem without a number",
+         _data("gsm8k", test='{"question": "a", "answer": "many"}\n'), "test.jsonl:1, field 'answer'"),
+    Case("evaluate", "a prompt of three turns",
+         _data("prompts", mt_bench='{"category": "a", "turns": ["a", "b", "c"]}\n'), "one or two turns"),
+    Case("evaluate", "an empty file of TruthfulQA", _data("truthfulqa", mc_task=""), "mc_task.json"),
+    Case("evaluate", "TruthfulQA in another shape", _data("truthfulqa", mc_task='[{"question": "a"}]'), "mc_task.json"),
+    Case("evaluate", "an empty file of documents", _data("text", seed_tasks=""), "seed_tasks.jsonl"),
+    # models
+    Case("evaluate", "a model that is not there", lambda p: p.evaluate("--model", "no/such/m"), "there is no model"),
+    Case("evaluate", "a reward model as the model",
+         lambda p: p.evaluate("--model", p.reward), "a reward model, it can't answer"),
+    Case("evaluate", "a model without a chat template",
+         lambda p: p.evaluate("--model", p.damaged(p.shared.tiny, "chat_template.jinja", None)), "--plain-template"),
+    Case("evaluate", "a base without a chat template",
+         lambda p: p.evaluate("--against", p.damaged(p.shared.tiny, "chat_template.jinja", None)), "--plain-template"),
+    Case("evaluate", "a broken chat template",
+         lambda p: p.evaluate("--model", p.damaged(p.shared.tiny, "chat_template.jinja", b"{% for")), "chat template"),
+    Case("evaluate", "no room in the context",
+         lambda p: p.evaluate("--sampling.max-new-tokens", "250"), "--sampling.max-new-tokens"),
+    Case("evaluate", "a base that is not there", lambda p: p.evaluate("--against", "no/such/m"), "there is no model"),
+    Case("evaluate", "a folder that is no evaluation",
+         lambda p: p.evaluate("--against", p.make("empty")), "this folder is no model"),
+    Case("evaluate", "an evaluation with another seed",
+         lambda p: p.evaluate("--against", _evaluated(p, "base", "--seed", "1")), "was made in another way"),
+    Case("evaluate", "an evaluation of fewer items",
+         lambda p: p.evaluate("--against", _evaluated(p, "base", "--limit", "1")), "no suite 'attacks' of 2 items"),
+    Case("evaluate", "an evaluation of other suites",
+         lambda p: p.evaluate("--against", _evaluated(p, "base"), suite="refusals"), "no suite 'refusals'"),
+    Case("evaluate", "an evaluation whose results are torn",
+         lambda p: p.evaluate("--against", str(Path(p.text("base/results.json", "{")).parent)), "results.json"),
+    Case("evaluate", "an evaluation whose results are something else",
+         lambda p: p.evaluate("--against", str(Path(p.text("base/results.json", "{}")).parent)), "results.json"),
+    Case("evaluate", "answers of another program",
+         lambda p: _evaluation_after(p, "scores/attacks.jsonl", '{"measure": 3}\n'), "attacks.jsonl:1"),
+    # judges and graders
+    *(Case("evaluate", f"a grader that {name}", _graded(lambda p, body=body: p.function(body)), words)
+      for name, body, words in GRADERS),
+    Case("evaluate", "a judge that gives 2", lambda p: _win(p, "return [2.0 for _ in samples]"), "from 0 to 1"),
+    Case("evaluate", "a judge that gives too few verdicts", lambda p: _win(p, "return [0.5]"), "gave 1 verdicts"),
+    Case("evaluate", "a grader that is nothing", _graded(lambda p: "nothing/at/all"), "field 'grader.by'"),
+    Case("evaluate", "a judge that is nothing",
+         lambda p: p.evaluate("--judge.by", "nothing/at/all"), "field 'judge.by'"),
+    Case("evaluate", "an empty judge", lambda p: p.evaluate("--judge.by", ""), "field 'judge.by'"),
+    Case("evaluate", "a grader that can't be imported", _graded(lambda p: "nosuchmodule:judge"), "can't be imported"),
+    Case("evaluate", "a reward model as the grader", _graded(lambda p: p.reward), "it can't grade one"),
+    Case("evaluate", "an endpoint without a model's name",
+         _graded(lambda p: "http://127.0.0.1:1/v1"), "--grader.model"),
+    Case("evaluate", "an endpoint with a port that is none",
+         _graded(lambda p: "http://localhost:port/v1", "--grader.model", "m"), "is no address"),
+    Case("evaluate", "an endpoint that is down", _endpoint(lambda p: p.nobody()), "no connection"),
+    Case("evaluate", "an endpoint that is silent",
+         _endpoint(lambda p: p.silent(), "--grader.timeout", "0.3"), "no answer in 0.3 s"),
+    Case("evaluate", "an endpoint that fails", _endpoint(lambda p: p.serve(500, "oops")), "status 500"),
+    Case("evaluate", "an endpoint that wants a key", _endpoint(lambda p: p.serve(401, "who?")), "OPENAI_API_KEY"),
+    Case("evaluate", "an endpoint that answers a page", _endpoint(lambda p: p.serve(200, "<html>")), "no JSON"),
+    Case("evaluate", "an endpoint that answers something else",
+         _endpoint(lambda p: p.serve(200, "{}")), "no chat completion"),
+    Case("evaluate", "an endpoint that gives no verdict",
+         _endpoint(lambda p: p.serve(200, _chat("It depends."))), "It depends."),
+    Case("evaluate", "a budget of one request",
+         _endpoint(lambda p: p.serve(200, _chat('{"verdict": "yes"}')), "--grader.requests", "1"),
+         "raise --grader.requests"),
+    # what else was asked for
+    Case("evaluate", "lm-eval that is not installed", _no_lm_eval, "pip install 'trivet[lm-eval]'"),
+    Case("evaluate", "a condition that is none", lambda p: p.evaluate("--fail-if", "bad"), "is no condition"),
+    Case("evaluate", "a condition on an unknown measure",
+         lambda p: p.evaluate("--fail-if", "harmless.attack_succes > 0.3"), "did you mean harmless.attack_success"),
+    Case("evaluate", "a condition on a base that is not there",
+         lambda p: p.evaluate("--fail-if", "harmless.attack_success worse"), "--against"),
+    Case("evaluate", "a share beyond 1 in a condition",
+         lambda p: p.evaluate("--fail-if", "harmless.attack_success > 30"), "a share from 0 to 1"),
+    # the out folder
+    Case("evaluate", "out is a file", lambda p: [*p.evaluate(), "--out", p.text("out", "")], "--out"),
+    Case("evaluate", "out holds another configuration",
+         lambda p: (_evaluated(p, "out"), p.evaluate("--limit", "1"))[1], "limit differs"),
+    Case("evaluate", "out is the evaluation to compare with",
+         lambda p: (_evaluated(p, "out"), p.evaluate("--against", p.out))[1], "--out"),
+    # compare
+    Case("evaluate", "one evaluation to compare", lambda p: ["compare", p.make("a")], "see `trivet evaluate"),
+    Case("evaluate", "a folder to compare that is no evaluation",
+         lambda p: ["compare", p.make("a"), p.make("b")], "results.json"),
+    Case("evaluate", "an evaluation compared with itself",
+         lambda p: ["compare", _evaluated(p, "a"), str(p.folder / "a")], "given twice"),
+    Case("evaluate", "evaluations that share no item",
+         lambda p: ["compare", _evaluated(p, "a"), _evaluated(p, "b", "--suites", "refusals")], "to mend"),
+]
+
+
+CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *PLACES, *RECIPES, *LEDGER, *EVALUATIONS]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 

@@ -54,7 +54,7 @@ class Pool(Subject):
 
 def single_turn(items: Sequence[Any]) -> list[Any]:
     """Items of one turn: the second turn would depend on the run's own first answer."""
-    return [i for i in items if len(getattr(i, "turns", (0,))) == 1]
+    return [i for i in items if getattr(i, "then", None) is None]
 
 
 def false_positives(work: Path, *, quick: bool, model: str, seed: int, comparisons: int, items: int) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def main() -> None:
         if chosen.data is not None and not chosen.quick:
             from lm_eval_peer import compare_with_lm_eval
 
-            figures |= compare_with_lm_eval(quick=False, data=chosen.data)
+            figures |= compare_with_lm_eval(quick=False, seed=chosen.seed, data=chosen.data)
     report("evaluation", figures, chosen, load=load)
 
 

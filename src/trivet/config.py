@@ -33,7 +33,8 @@ class StageConfig(Part):
 
     #: fields that name files or folders the stage reads; their contents enter the fingerprint
     input_fields: ClassVar[tuple[str, ...]] = ()
-    #: fields that do not change the result, so that changing them does not make the run another one
+    #: fields (`name`, or `part.name`) that do not change the result, so that changing them does not make the run
+    #: another one
     not_in_fingerprint: ClassVar[tuple[str, ...]] = ("out", "overwrite", "report_to")
 
     out: Path
@@ -225,6 +226,13 @@ def validate(config: type[C], values: dict[str, Any], **where: Any) -> C:
 
 def fingerprint(stage: str, config: StageConfig, inputs: dict[str, str]) -> str:
     """What makes a run the same run: stage, settings that change the result, contents of its inputs."""
-    settings = config.model_dump(mode="json", exclude={*config.not_in_fingerprint, *config.input_fields})
+    left_out: dict[str, Any] = dict.fromkeys(config.input_fields, True)
+    for name in config.not_in_fingerprint:
+        part, _, setting = name.partition(".")
+        if setting:
+            left_out.setdefault(part, {})[setting] = True
+        else:
+            left_out[part] = True
+    settings = config.model_dump(mode="json", exclude=left_out)
     data = json.dumps({"stage": stage, "settings": settings, "inputs": inputs}, sort_keys=True)
     return hashlib.sha256(data.encode()).hexdigest()

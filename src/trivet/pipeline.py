@@ -29,6 +29,7 @@ from trivet import __version__, ledger
 from trivet.artifacts import atomic_write, write_json
 from trivet.config import StageConfig, fingerprint, load_yaml, validate, yaml_value
 from trivet.errors import TrivetError
+from trivet.evaluate.config import EvaluateConfig
 from trivet.runs import Summary, finished, input_hashes, recorded_fingerprint
 from trivet.stages import STAGES, Stage, run_stage
 
@@ -230,6 +231,10 @@ def run_recipe(options: RecipeOptions) -> dict[str, Any]:
         from trivet.report.terminal import print_summary
 
         print_summary(summaries[step.name], config.out)
+        if isinstance(config, EvaluateConfig):
+            from trivet.report.evaluation import finish
+
+            finish(config)  # ends the recipe with exit code 1 where a condition of `fail_if` holds
     figures = run_figures(summaries, out)
     write_json(out / "summary.json", figures)
     from trivet.report.config import ReportConfig
@@ -247,9 +252,11 @@ def _changed(stage: Stage, config: StageConfig) -> bool:
 
 
 def _code_paths(config: StageConfig) -> list[str]:
-    rewards = getattr(config, "reward", [])
-    found = [_CODE.fullmatch(r) for r in (rewards if isinstance(rewards, list) else [rewards])]
-    return [m[1] for m in found if m]
+    named = getattr(config, "reward", [])
+    named = list(named) if isinstance(named, list) else [named]
+    if isinstance(config, EvaluateConfig):
+        named += [j.by for j in (config.judge, config.grader) if j.by is not None]
+    return [m[1] for m in map(_CODE.fullmatch, named) if m]
 
 
 def run_figures(summaries: dict[str, Summary], out: Path) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import pytest
 
 from trivet.errors import TrivetError
 from trivet.evaluate import datasets
-from trivet.evaluate.catalogue import draw
 
 
 def write(folder: Path, name: str, content: object) -> Path:
@@ -140,7 +139,7 @@ def test_conversation_faults(tmp_path, content, words):
         datasets.conversations(write(tmp_path, "c.jsonl", content))
 
 
-# --- the folder, our own questions, the draw --------------------------------------------------------------
+# --- the folder, our own questions -----------------------------------------------------------------------
 
 
 def test_a_data_folder_that_is_not_there(tmp_path):
@@ -163,21 +162,7 @@ def test_our_own_questions_are_in_order():
         datasets.requests(datasets.own("nosuch"), safe=True)
 
 
-def test_a_draw_covers_topics_and_grows(tmp_path):
-    items = datasets.red_instruct(write(tmp_path, "a.json", {
-        "large": [f"l{i}" for i in range(80)], "small": ["s0", "s1"], "middle": [f"m{i}" for i in range(10)]}))
-
-    def count(drawn):
-        return [sum(i.topic == t for i in drawn) for t in ("large", "small", "middle")]
-
-    assert count(draw(items, 3, 0)) == [1, 1, 1] and count(draw(items, 6, 0)) == [2, 2, 2]
-    assert count(draw(items, 12, 0)) == [5, 2, 5] and count(draw(items, 30, 0)) == [18, 2, 10]
-    assert set(draw(items, 6, 0)) < set(draw(items, 7, 0)) < set(draw(items, 30, 0))
-    assert draw(items, 6, 0) != draw(items, 6, 1) and draw(items, None, 0) == draw(items, 99, 0) == items
-    assert [items.index(i) for i in draw(items, 30, 2)] == sorted(items.index(i) for i in draw(items, 30, 2))
-
-
-def test_the_real_files(monkeypatch):
+def test_the_real_files():
     data = Path(os.environ.get("TRIVET_DATA", "../shared/data"))
     if not (data / "red-instruct").is_dir():
         pytest.skip("needs TRIVET_DATA")

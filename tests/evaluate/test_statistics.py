@@ -48,6 +48,14 @@ def test_kappa_where_both_always_say_the_same_is_not_defined() -> None:
     assert math.isnan(found.value) and math.isnan(found.low)
 
 
+def test_kappa_of_two_that_never_disagreed_is_not_sure_to_be_one() -> None:
+    found = estimate(measure("kappa"), scores([1, 0] * 15, other=[1, 0] * 15))
+    assert found.value == found.high == 1
+    assert found.low == pytest.approx((wilson(1, 30)[0] - 0.5) / 0.5) and 0.7 < found.low < 0.8
+    gap = difference(measure("kappa"), *[scores([1, 0] * 15, other=[1, 0] * 15)] * 2)
+    assert gap.value == 0 and (gap.low, gap.high) == (found.low - 1, 1 - found.low)
+
+
 def test_win_rate_at_equal_length_leaves_a_preference_for_length_out() -> None:
     rng = np.random.default_rng(0)
     longer = rng.normal(15, 20, 120)

@@ -35,6 +35,12 @@ class Fault:
     """Close the connection without an answer."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128  # connections that wait to be accepted; beyond them the system resets some
+
+
 class Endpoint:
     """The server. `requests` are the bodies that came, `most` how many were in work at once."""
 
@@ -57,9 +63,7 @@ class Endpoint:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def __enter__(self) -> Endpoint:

@@ -9,7 +9,7 @@ import pytest
 
 from trivet.artifacts import Message
 from trivet.errors import TrivetError
-from trivet.judge.ask import Both, both_orders, call, check, grades, kind_of, make_judge, name_of, order_figures, swap
+from trivet.judge.ask import Both, both_orders, call, check, grades, kind_of, make_judge, name_of, swap
 from trivet.judge.cases import Case
 from trivet.judge.config import Judging
 from trivet.judge.criteria import BETTER, GOOD
@@ -27,9 +27,6 @@ def test_both_orders_cancel_a_preference_for_the_first() -> None:
     assert [r.id for r in rows] == ["c", "d", "e"]
     assert [r.probability for r in rows] == pytest.approx([0.7, 0.3, 0.5])
     assert (rows[0].given, rows[0].swapped) == pytest.approx((0.9, 0.5))
-    figures = order_figures(rows)
-    assert figures.position_bias == pytest.approx(0.2) and figures.n == 3
-    assert figures.flips == pytest.approx(1 / 3)  # only x against y changes sides: 0.7 and 0.3
     once = both_orders(first_lover, [pair("good", "bad")], swapped=False)
     assert once == [Both("c", pytest.approx(0.9), pytest.approx(0.9), pytest.approx(0.9))]
 
@@ -50,8 +47,6 @@ def test_a_judge_that_cannot_see_the_order_is_asked_once() -> None:
 def test_only_pairs_have_an_order() -> None:
     with pytest.raises(TrivetError, match="holds 1 answers, not two"):
         swap(Case("c", (), ("a",), GOOD))
-    with pytest.raises(ValueError, match="no pairs"):
-        order_figures([])
 
 
 @pytest.mark.parametrize(("given", "words"), [
@@ -105,3 +100,14 @@ def test_asking_needs_no_torch() -> None:
             "from trivet.judge.config import Judging; trivet.judge.ask.check(Judging(by='math:sqrt')); "
             "sys.exit('torch' in sys.modules or 'openai' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_larger_budget_is_no_other_run() -> None:
+    from trivet.config import fingerprint
+    from trivet.evaluate.config import EvaluateConfig
+
+    def mark(**judge):
+        return fingerprint("evaluate", EvaluateConfig(judge=Judging(by="http://h/v1", model="m", **judge)), {})
+
+    assert mark(requests=5) == mark(requests=50, tokens=9, key="K", retries=1, timeout=1, concurrency=2) == mark()
+    assert mark(longest=500) != mark() != mark(both_orders=False)

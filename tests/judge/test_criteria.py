@@ -72,6 +72,10 @@ def test_words_of_chat_templates_are_broken_up(mark) -> None:
     assert mark not in broken_up(nested, (mark,))
 
 
+def test_marks_that_cannot_be_broken_are_left() -> None:
+    assert broken_up("a  b", ("  ", "a", "", "a  b")) == "a   b"
+
+
 def test_long_texts_are_cut_and_say_so() -> None:
     long = "start " + "x" * 10_000 + " end"
     worded = word(case(long, "short", question=long), longest=400)

@@ -37,6 +37,14 @@ REFUSALS = [
     "As a responsible assistant, I can't tell you how to do that.",
     "I have to refuse.",
     "This is a serious crime, and I would urge you not to do it.",
+    "I don't think I should help you with that.",
+    "I can't really advise you on this.",
+    "I don't think that would be a good idea.",
+    "I'm sorry, but I don't know how to help with this.",
+    "That is outside of my expertise.",
+    "I'm not sure that I want to help you do that.",
+    "I can't tell you that, because it would invade somebody's privacy.",
+    "I was not made for that, and I am not designed to hurt anyone.",
 ]
 ANSWERS = [
     "",
@@ -67,6 +75,11 @@ ANSWERS = [
     "It is not easy to learn the violin, but you can start today.",
     "The law does not allow that, so ask the council for a permit.",
     "I will explain it in three steps.",
+    "I'm sorry, I can't understand what you mean. Do you want a recipe?",
+    "I'm sorry, that is not a valid number. Try a smaller one.",
+    "I'm afraid it's not far enough to see the sea.",
+    "Speeding is common. It can be wrong to overtake there, so wait for the next bend.",
+    "Is it illegal? In most towns it is not, and you may do it.",
 ]
 
 

@@ -156,9 +156,10 @@ def _names(runs: Sequence[Results], folders: Sequence[Path]) -> list[str]:
 
 def _notes(runs: Sequence[Results], names: Sequence[str]) -> list[str]:
     """What was not the same in all runs."""
-    notes = []
-    for what, values in (("seed", [r.seed for r in runs]), *(
-            (key, [r.settings.get(key) for r in runs]) for key in dict.fromkeys(k for r in runs for k in r.settings))):
+    notes: list[str] = []
+    said: dict[str, list[Any]] = {"seed": [r.seed for r in runs]}
+    said |= {key: [r.settings.get(key) for r in runs] for r in runs for key in r.settings}
+    for what, values in said.items():
         if any(value != values[0] for value in values):
             notes.append(f"With care: {what} differs ("
                          + "; ".join(f"{n}: {_short(v)}" for n, v in zip(names, values, strict=True)) + ").")

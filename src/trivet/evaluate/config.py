@@ -43,7 +43,9 @@ class EvaluateConfig(StageConfig):
     """Helpful, honest, harmless, still capable: one table, beside a base where one is given."""
 
     input_fields: ClassVar[tuple[str, ...]] = ("model", "against", "judge.by", "grader.by")
-    not_in_fingerprint: ClassVar[tuple[str, ...]] = ("out", "overwrite", "data", "batch_size", "fail_if")
+    not_in_fingerprint: ClassVar[tuple[str, ...]] = (
+        "out", "overwrite", "data", "batch_size", "fail_if", *(f"{part}.{name}" for part in ("judge", "grader")
+                                                               for name in Judging.only_how))
 
     out: Path = Path("runs/evaluate")
     """Folder of this stage's run."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from trivet.artifacts import Completion, Completions
 from trivet.evaluate.base import Measure, Score
 from trivet.evaluate.capability import judge_answer
-from trivet.judge.ask import call
+from trivet.judge.ask import call, name_of
 from trivet.judge.cases import Case, Criterion, Judge
 from trivet.text.manner import refuses
 
@@ -30,7 +30,8 @@ def graded(judge: Judge, criterion: Criterion, rows: Sequence[Completions]) -> l
     """
     asked = [row for row in rows if any(map(str.isalnum, row.completions[0].text))]
     cases = [Case(row.id, tuple(row.messages), (row.completions[0].text,), criterion, row.reference) for row in asked]
-    said = dict(zip((row.id for row in asked), call(judge, cases, "the grader") if cases else [], strict=True))
+    found = call(judge, cases, name_of(judge), field="grader") if cases else []
+    said = dict(zip((row.id for row in asked), found, strict=True))
     return [said.get(row.id, 0.0) for row in rows]
 
 

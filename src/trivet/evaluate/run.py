@@ -14,17 +14,17 @@ import gc
 import json
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trivet.artifacts import Completions, atomic_write, read_rows, sha256_file, write_rows
+from trivet.artifacts import Completions, atomic_write, read_json, read_rows, sha256_file, write_json, write_rows
 from trivet.errors import TrivetError
-from trivet.evaluate import lm_eval, results, table, thresholds
+from trivet.evaluate import results, table, thresholds
 from trivet.evaluate.base import Measure, Score
 from trivet.evaluate.catalogue import Suite, chosen, data_files, draw
 from trivet.evaluate.config import EvaluateConfig
-from trivet.evaluate.subject import SPEED, Subject
+from trivet.evaluate.subject import SPEED, Subject, open_tokenizer
 from trivet.evaluate.suites import prompts
 from trivet.judge.ask import check, grades, make_judge
 from trivet.judge.cases import Judge
@@ -34,7 +34,7 @@ from trivet.training.device import Compute, prepare
 
 SPEED_MEASURE = Measure("speed", "capable", "speed of answering, on this machine", "neither", share=False,
                         unit="tokens/s", tested=False)
-PAIRS = "pairs"
+PAIRS, LM_EVAL, TASKS = "pairs", "lm_eval", "lm_eval.json"
 
 
 class EvaluateSummary(Summary):
@@ -70,6 +70,8 @@ def run(config: EvaluateConfig, run: Run) -> EvaluateSummary:
     """
     made = plan(config)
     earlier = _earlier(config, made)
+    if config.against is not None and earlier is None:
+        open_tokenizer(config.against, config.plain_template)  # its faults, before the model is asked for an hour
     compute = prepare(config.device, run.meter)
     seconds: dict[str, float] = {}
     own = _ask(config, config.model, run.folder, made, compute, run, seconds)
@@ -82,7 +84,7 @@ def run(config: EvaluateConfig, run: Run) -> EvaluateSummary:
     base_name = None if base is None else results.read(earlier).model if earlier else config.against
     left_out = made.left_out | _unjudged(config, made)
     found = results.build(
-        model=config.model, base=base_name, measures=[*made.measures, *lm_eval.measures([*own, *(base or [])])],
+        model=config.model, base=base_name, measures=made.measures + _task_measures(config, run.folder),
         scores=own, base_scores=base, seed=config.seed, command=_command(config), left_out=left_out,
         seconds=round(sum(seconds.values()), 1), settings=_settings(config),
         suites={n: results.SuiteRun(items=len(i), seconds=seconds.get(n)) for n, i in made.items.items()},
@@ -101,6 +103,9 @@ def run(config: EvaluateConfig, run: Run) -> EvaluateSummary:
 def plan(config: EvaluateConfig) -> Plan:
     """The suites with their items. Raises TrivetError for what does not fit; loads no model."""
     suites, left_out = chosen(config.suites, config.data)
+    if not suites and not config.lm_eval:
+        raise TrivetError("there is nothing to evaluate", field="suites",
+                          mend="give suites (`trivet evaluate suites` lists them), or tasks by --lm-eval")
     items = {}
     for suite in suites:
         most = None if config.full else suite.standard
@@ -108,10 +113,13 @@ def plan(config: EvaluateConfig) -> Plan:
         items[suite.name] = draw(suite.load().read(config), count, config.seed)
     check(config.judge)
     check(config.grader, field="grader")
-    lm_eval.check(config.lm_eval)
-    known = [m for s in suites for m in s.measures] + [SPEED_MEASURE]
-    thresholds.parse(config.fail_if, known, beside=config.against is not None)
-    return Plan(tuple(suites), items, left_out)
+    if config.lm_eval:
+        from trivet.evaluate import lm_eval
+
+        lm_eval.check(config.lm_eval)
+    made = Plan(tuple(suites), items, left_out)
+    thresholds.parse(config.fail_if, made.measures, beside=config.against is not None)
+    return made
 
 
 def _earlier(config: EvaluateConfig, made: Plan) -> Path | None:
@@ -142,7 +150,7 @@ def _ask(config: EvaluateConfig, name: str, folder: Path, made: Plan, compute: C
     """The scores of one model in all suites; suites that are finished in `folder` are not asked again."""
     for path in (folder / "answers", folder / "scores"):
         path.mkdir(parents=True, exist_ok=True)
-    wanted = [*made.items, *(["lm_eval"] if config.lm_eval else [])]
+    wanted = [*made.items, *([LM_EVAL] if config.lm_eval else [])]
     if any(not (folder / "scores" / f"{n}.jsonl").is_file() for n in wanted):
         subject = Subject(name, folder, compute, seed=config.seed, batch_size=config.batch_size,
                           plain_template=config.plain_template, count=run.meter.count)
@@ -152,8 +160,13 @@ def _ask(config: EvaluateConfig, name: str, folder: Path, made: Plan, compute: C
             if path.is_file():
                 continue
             began = time.monotonic()
-            scores = lm_eval.run(subject, config) if suite == "lm_eval" else \
-                next(s for s in made.suites if s.name == suite).load().run(subject, made.items[suite], config)
+            if suite == LM_EVAL:
+                from trivet.evaluate import lm_eval
+
+                found, scores = lm_eval.tasks(subject, config.lm_eval, limit=config.limit, seed=config.seed)
+                write_json(folder / TASKS, {"measures": [asdict(m) for m in found]})
+            else:
+                scores = next(s for s in made.suites if s.name == suite).load().run(subject, made.items[suite], config)
             run.log("timing", {"model": name, "folder": folder.name, "suite": suite,
                                "seconds": round(time.monotonic() - began, 3)})
             write_rows(path, scores)
@@ -167,7 +180,7 @@ def _ask(config: EvaluateConfig, name: str, folder: Path, made: Plan, compute: C
 
 def _scores(folder: Path, made: Plan) -> list[Score]:
     """All scores of a model, its speed among them."""
-    names = [n for n in [*made.items, "lm_eval"] if (folder / "scores" / f"{n}.jsonl").is_file()]
+    names = [n for n in [*made.items, LM_EVAL] if (folder / "scores" / f"{n}.jsonl").is_file()]
     found = [s for n in names for s in results.read_score_file(folder / "scores" / f"{n}.jsonl")]
     if (folder / SPEED).is_file():
         for i, line in enumerate((folder / SPEED).read_text().splitlines()):
@@ -189,7 +202,8 @@ def _grader(config: EvaluateConfig, subject: Subject, run: Run, compute: Compute
     return found
 
 
-def _judge(settings: Judging, field: str, run: Run, compute: Compute, loaded: dict[str, tuple[Any, Any]]) -> Judge | None:
+def _judge(settings: Judging, field: str, run: Run, compute: Compute,
+           loaded: dict[str, tuple[Any, Any]]) -> Judge | None:
     return make_judge(settings, compute, folder=run.path(field), count=run.meter.count, loaded=loaded, field=field,
                       spend=lambda cost: run.meter.endpoint(cost.model, requests=cost.requests,
                                                             input_tokens=cost.input_tokens,
@@ -211,6 +225,11 @@ def _pairs(config: EvaluateConfig, run: Run, base: Path, compute: Compute, secon
         if row["suite"] == PAIRS:
             seconds[PAIRS] = row["seconds"]
     return results.read_score_file(path)
+
+
+def _task_measures(config: EvaluateConfig, folder: Path) -> list[Measure]:
+    """The measures of lm-eval's tasks, which are known once they were run."""
+    return [Measure(**m) for m in read_json(folder / TASKS, "measures")["measures"]] if config.lm_eval else []
 
 
 def _unjudged(config: EvaluateConfig, made: Plan) -> dict[str, str]:

@@ -80,6 +80,8 @@ def estimate(measure: Measure, scores: Sequence[Score], seed: int = 0) -> Interv
         return _wilson_by_group(items)
     found = bootstrap_statistic(_columns(measure.kind, items), items.names, lambda sums: _figure(measure.kind, sums),
                                 seed=seed, resamples=RESAMPLES, level=1 - LEVEL)
+    if measure.kind == "kappa" and found.value == 1:
+        return found._replace(low=_agreed(items, found.n))
     return _calibration_interval(items, found, seed) if measure.kind == "ece" else found
 
 
@@ -109,6 +111,8 @@ def difference(measure: Measure, mine: Sequence[Score], base: Sequence[Score] = 
     if n > 1 and yes_or_no and (alone or (ours == theirs).all()):
         gained, lost = (ours[:, 0] > theirs[:, 0]).sum(), (ours[:, 0] < theirs[:, 0]).sum()
         low, high = _bonett_price(int(gained), int(lost), n)
+    if measure.kind == "kappa" and all(_figure("kappa", s.sum(axis=0)) == 1 for s in (ours, theirs)):
+        low, high = _agreed(first, n) - 1, 1 - _agreed(second, n)
     return Difference(found.value, low, high, n, p, least)
 
 
@@ -262,6 +266,13 @@ def _wilson_by_group(items: _Items) -> Interval:
         variance = float((np.bincount(place, weights=w * (items.values - share)) ** 2).sum() / w.sum() ** 2)
         size = min(share * (1 - share) / variance, len(w)) if variance > 0 else float(len(w))
     return Interval(share, *wilson(share, size), n)
+
+
+def _agreed(items: _Items, n: int) -> float:
+    """The lower bound of κ where all n > 1 groups agree: that they hardly ever would disagree is all that is known."""
+    said = float((items.weights * items.values).sum() / items.weights.sum())
+    chance = said**2 + (1 - said) ** 2
+    return (wilson(1.0, n)[0] - chance) / (1 - chance) if n > 1 else math.nan
 
 
 def _calibration_interval(items: _Items, found: Interval, seed: int) -> Interval:

@@ -15,12 +15,26 @@ from trivet.generate.config import Sampling
 from trivet.generate.sample import completed, prompt_seed
 from trivet.generate.torch_engine import TorchEngine
 from trivet.judge.cases import Judge
-from trivet.models.source import load_causal_lm, load_tokenizer, resolve
+from trivet.models.source import ModelSource, load_causal_lm, load_tokenizer, resolve
 from trivet.training.device import Compute
 from trivet.training.progress import bar
 
 CHUNK = 64  # prompts between two writes: what an interruption costs at most
 SPEED = "speed.jsonl"
+
+
+def open_tokenizer(name: str, plain_template: bool) -> tuple[ModelSource, Any]:
+    """Where a model is, and its tokenizer: what can be found out without its weights.
+
+    Raises TrivetError for a model that is not there, and for one without a chat template unless `plain_template`.
+    """
+    source = resolve(name)
+    tokenizer: Any = load_tokenizer(source)
+    if ensure_template(tokenizer) and not plain_template:
+        raise TrivetError("this model has no chat template: it was not tuned to answer", file=source.folder,
+                          field="model", mend="give an instruction-tuned model, put its chat_template.jinja into "
+                          "the folder, or go on in a plain User:/Assistant: form with --plain-template")
+    return source, tokenizer
 
 
 class Subject:
@@ -34,12 +48,7 @@ class Subject:
                  count: Callable[[str, int], None] | None = None) -> None:
         self.name, self.folder, self.seed, self.compute = name, folder, seed, compute
         self.grader, self.count = grader, count or (lambda kind, tokens: None)
-        source = resolve(name)
-        self.tokenizer: Any = load_tokenizer(source)
-        if ensure_template(self.tokenizer) and not plain_template:
-            raise TrivetError("this model has no chat template: it was not tuned to answer", file=source.folder,
-                              field="model", mend="give an instruction-tuned model, put its chat_template.jinja into "
-                              "the folder, or go on in a plain User:/Assistant: form with --plain-template")
+        source, self.tokenizer = open_tokenizer(name, plain_template)
         self.model: Any = load_causal_lm(source, compute.trunk, compute.device)
         self.context = context_length(self.model)
         self.engine = TorchEngine(self.model, self.tokenizer.pad_token_id,

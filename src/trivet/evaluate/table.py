@@ -72,20 +72,18 @@ def _row(found: Sequence[Line | None], beside: bool) -> Row:
 
 def figure(found: Figure, line: Line) -> str:
     """`31% [25, 38]`, `12.3 [11.9, 12.8]`; a change has its sign and counts in percentage points."""
-    sign = isinstance(found, Change)
     if found.value is None:
         return UNDEFINED
-    value, unit = _number(found.value, line.share, sign), "%" if line.share else ""
-    if found.low is None or found.high is None:
-        return f"{value}{unit}"
-    return f"{value}{unit} [{_number(found.low, line.share, sign)}, {_number(found.high, line.share, sign)}]"
+    sign = isinstance(found, Change)
+    scale = 100 if line.share else 1
+    size = scale * abs(found.value)
+    digits = 1 if line.share else 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3
+    value, low, high = (None if x is None else _number(scale * x, digits, sign)
+                        for x in (found.value, found.low, found.high))
+    return f"{value}{'%' if line.share else ''}" + (f" [{low}, {high}]" if low and high else "")
 
 
-def _number(value: float, share: bool, sign: bool) -> str:
-    if share:
-        value, digits = 100 * value, 1
-    else:
-        digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3
+def _number(value: float, digits: int, sign: bool) -> str:
     text = f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
     return (text if float(text.replace(",", "")) else text.lstrip("+-")).replace("-", "−")
 
@@ -149,29 +147,33 @@ def _escape(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\|`*_<>#" else c for c in text)
 
 
-def rich_table(tables: Sequence[Results]) -> Table:
-    """The table for the terminal."""
+def rich_table(tables: Sequence[Results], width: int = 120) -> Table:
+    """The table for a terminal of `width` columns; in a narrow one intervals stand below their figures."""
+    from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
     heads = columns(tables)
+    below = width < 34 + 25 * len(heads)
     table = Table(title=escape(" · ".join(heads[:2] if tables[0].base else heads)) if len(tables) == 1 else None,
-                  title_justify="left", pad_edge=False, caption="\n".join(map(escape, footnotes(tables))),
-                  caption_justify="left")
+                  caption="\n".join(map(escape, footnotes(tables))), title_justify="left", caption_justify="left",
+                  pad_edge=False, box=SIMPLE_HEAD)
     table.add_column("measure", overflow="fold")
     for head in heads:
-        table.add_column(escape(_last(head)), justify="right", overflow="fold")
+        table.add_column(escape(short(head)), justify="right", overflow="fold", min_width=14 if below else 22)
     table.add_column("n", justify="right")
     for section in sections(tables):
         table.add_row(f"[bold]{section.leg}[/bold]", *[""] * (len(heads) + 1))
         for row in section.rows:
             cells = [f"[{_STYLES[v]}]{escape(c)}[/]" if v in _STYLES else escape(c)
-                     for c, v in zip(row.cells, row.verdicts, strict=True)]
+                     for c, v in zip((c.replace(" [", "\n[") if below else c for c in row.cells), row.verdicts,
+                                     strict=True)]
             table.add_row(f"  {escape(words(row.line))}", *cells, counts(row))
         table.add_section()
     return table
 
 
-def _last(name: str) -> str:
-    """A model's name short enough to head a column: the last two parts of a path."""
-    return "/".join(name.rstrip("/").split("/")[-2:]) if len(name) > 24 else name
+def short(name: str) -> str:
+    """A model's name that can head a column: of a long path the last two parts, of a long name its end."""
+    name = "/".join(name.rstrip("/").split("/")[-2:]) if len(name) > 24 else name
+    return name if len(name) <= 40 else f"…{name[-39:]}"

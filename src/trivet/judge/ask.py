@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from trivet.errors import TrivetError
+from trivet.judge.cache import Asking, Kept, Spent, Verdicts
 from trivet.judge.cases import Case, Judge
 from trivet.judge.config import Judging
 from trivet.judge.rewards import Term, load_function, numbers
@@ -82,25 +82,6 @@ def both_orders(judge: Judge, cases: Sequence[Case], *, name: str | None = None,
     return rows
 
 
-@dataclass(frozen=True)
-class OrderFigures:
-    """How far a judge heeds the order in which two answers stand."""
-
-    position_bias: float
-    """Mean probability of the answer that stands first, less a half: 0 is none, 0.5 always the first."""
-    flips: float
-    """Share of pairs whose verdict changes sides with the order."""
-    n: int
-
-
-def order_figures(rows: Sequence[Both]) -> OrderFigures:
-    """Position bias and flips over pairs. Raises ValueError for no pairs."""
-    if not rows:
-        raise ValueError("no pairs")
-    return OrderFigures(statistics.fmean((r.given + 1.0 - r.swapped) / 2 for r in rows) - 0.5,
-                        statistics.fmean((r.given - 0.5) * (r.swapped - 0.5) < 0 for r in rows), len(rows))
-
-
 # --- which judge -----------------------------------------------------------------------------------------
 
 
@@ -158,8 +139,8 @@ def check(settings: Judging, *, field: str = "judge") -> None:
 
 
 def make_judge(settings: Judging, compute: Any, *, folder: Path, count: Callable[[str, int], None] | None = None,
-               spend: Callable[[Any], None] | None = None, loaded: Mapping[str, tuple[Any, Any]] | None = None,
-               field: str = "judge") -> Any:
+               spend: Callable[[Spent], None] | None = None, loaded: Mapping[str, tuple[Any, Any]] | None = None,
+               field: str = "judge") -> Kept | None:
     """The judge that the settings name, its verdicts kept in `folder`; None where they name none.
 
     compute: where local models run (training.device.Compute). folder: verdicts are appended to verdicts.jsonl in it,
@@ -172,8 +153,6 @@ def make_judge(settings: Judging, compute: Any, *, folder: Path, count: Callable
     if settings.by is None:
         return None
     check(settings, field=field)
-    from trivet.judge.cache import Kept, Verdicts
-
     verdicts = Verdicts(folder / "verdicts.jsonl")
     kind = kind_of(settings.by)
     if kind == "endpoint":
@@ -188,7 +167,7 @@ def make_judge(settings: Judging, compute: Any, *, folder: Path, count: Callable
 
 
 def _local(settings: Judging, compute: Any, count: Callable[[str, int], None] | None,
-           loaded: Mapping[str, tuple[Any, Any]]) -> Any:
+           loaded: Mapping[str, tuple[Any, Any]]) -> Asking:
     from trivet.judge.local import LogProbJudge
     from trivet.judge.reward_judge import RewardJudge, model_identity
     from trivet.models.reward_model import is_reward_folder

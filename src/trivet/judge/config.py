@@ -13,6 +13,9 @@ from trivet.config import Device, Part, StageConfig
 class Judging(Part):
     """What compares or grades answers."""
 
+    #: settings of how an endpoint is asked and what may be spent, not of what a judge is asked
+    only_how: ClassVar[tuple[str, ...]] = ("key", "retries", "timeout", "concurrency", "requests", "tokens")
+
     by: str | None = None
     """A reward-model folder (compares only), a model (asked by log-probability), package.module:function, or the URL
     of an OpenAI-compatible endpoint, such as http://localhost:8000/v1."""

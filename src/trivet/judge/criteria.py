@@ -121,7 +121,8 @@ def cut(text: str, longest: int) -> tuple[str, int]:
 
 def broken_up(text: str, marks: Sequence[str]) -> str:
     """The text with a space after the first character of every mark in it, so that it is no mark any more."""
-    while found := [m for m in marks if len(m) > 1 and m in text]:
+    marks = [m for m in marks if m not in f"{m[:1]} {m[1:]}"]  # one letter, or nothing but spaces: it can't be broken
+    while found := [m for m in marks if m in text]:
         for mark in found:
             text = text.replace(mark, f"{mark[0]} {mark[1:]}")
     return text

@@ -75,7 +75,10 @@ class EndpointJudge:
         self._lock = threading.Lock()
         self._hold_until = 0.0
         self._client: Any = None
-        self._key = os.environ.get(settings.key) or "none"
+        self._key = os.environ.get(settings.key, "").strip() or "none"
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise TrivetError("the key holds what no header can hold", field=f"{field}.key",
+                              mend=f"put a valid key into the environment variable {settings.key}")
         self._options: dict[str, Any] = {"temperature": 0, "max_tokens": settings.answer_tokens, "logprobs": True,
                                          "top_logprobs": 20, "response_format": None}
 
@@ -251,7 +254,9 @@ class EndpointJudge:
 
     def _refused(self, error: Any, sent: dict[str, Any]) -> None:
         """Sort a status that is no success: raises _Again or TrivetError; returns where sending again may help."""
-        status, said = error.status_code, _said(error).replace(self._key if self._key != "none" else "\0", "***")
+        status, said = error.status_code, _said(error)
+        if self._key != "none":
+            said = said.replace(self._key, "***")
         if status == 429 and "insufficient_quota" in f"{error.code} {error.type}":
             raise TrivetError(f"{self.name} says that its quota is used up: {said}", field=f"{self.field}.key",
                               mend="see to the account, then run the same command again: what was judged is kept")

@@ -102,7 +102,7 @@ class LogProbJudge:
     def _pass(self, cases: Sequence[Case], ids: Sequence[list[int]], batch: Sequence[int], keep: Keep) -> None:
         tokens, mask = left_padded([ids[i] for i in batch], self.tokenizer.pad_token_id, self.model.device)
         logits = self.model(input_ids=tokens, attention_mask=mask, position_ids=positions(mask), use_cache=False,
-                            logits_to_keep=1).logits[:, -1].float()
+                            logits_to_keep=1).logits[:, -1].float().cpu()
         if self.count is not None:
             self.count("judged", sum(len(ids[i]) for i in batch))
         rows = []

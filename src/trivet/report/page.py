@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trivet import __version__
 from trivet.artifacts import atomic_write, read_json
@@ -18,6 +18,9 @@ from trivet.report.findings import accuracy_finding, findings, lead
 from trivet.report.read import RunFolder, StageRun
 from trivet.report.words import duration, number, percent, span, unit
 from trivet.stages import STAGES
+
+if TYPE_CHECKING:
+    import jinja2
 
 SHOWN, FOLDED = 12, 300
 """Prompts shown side by side, and how many more at most in the folded part."""
@@ -36,18 +39,22 @@ def write_report(config: ReportConfig) -> Path:
     Stages that are not finished are shown as far as they are. Raises TrivetError for a folder that holds no run,
     and for a damaged file in it.
     """
-    import jinja2
-
     run = read.read_run(config.run)
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-        finalize=lambda v: plots.clean(v) if isinstance(v, str) and not hasattr(v, "__html__") else v,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent))
-    html = environment.get_template("template.html").render(**context(run))
+    html = environment().get_template("template.html").render(**context(run))
     path = config.out or config.run / "report.html"
     with atomic_write(path) as file:
         file.write(html)
     return path
+
+
+def environment() -> jinja2.Environment:
+    """The templates of this package; what is filled in is escaped and made safe for HTML."""
+    import jinja2
+
+    return jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+        finalize=lambda v: plots.clean(v) if isinstance(v, str) and not hasattr(v, "__html__") else v,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent))
 
 
 def context(run: RunFolder) -> dict[str, Any]:
@@ -226,14 +233,24 @@ def _cost(run: RunFolder) -> dict[str, Any]:
 
 
 def _other(stage: StageRun) -> dict[str, Any]:
-    """A stage without a section of its own: its figures, its loss, the evidence of a check."""
+    """A stage without a section of its own: its figures, its loss, a check's evidence, an evaluation's table."""
     loss = _pairs(stage.metrics, "loss")
+    table = _evaluation(stage.folder) if stage.stage == "evaluate" and stage.summary is not None else None
     path = stage.artifact("evidence")
     return {"stage": stage, "help": STAGES[stage.stage].help if stage.stage in STAGES else "",
-            "figures": _figures(stage.summary or {}),
+            "figures": _figures({k: v for k, v in (stage.summary or {}).items() if not table or k != "measures"}),
+            "table": table,
             "evidence": read.rows(path, ("answer", "reasons")) if path else [],
             "plot": plots.draw(f"{stage.name}-loss", "Loss", plots.curve(loss, "loss"),
                           f"Line chart of the loss: {_ends(loss, 3)}.") if loss else None}
+
+
+def _evaluation(folder: Path) -> dict[str, Any]:
+    """The table of a finished evaluation."""
+    from trivet.evaluate.results import read as read_results
+    from trivet.report.evaluation import shown_table
+
+    return shown_table([read_results(folder)])
 
 
 def _figures(summary: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -125,7 +125,7 @@ def _dots(axes: Axes, points: Points, colour: str, label: str, *, line: bool = T
     if not points:
         return
     xs, ys = [x for x, _ in points], [i["value"] for _, i in points]
-    axes.errorbar(xs, ys, yerr=_bars([i for _, i in points]), fmt=marker, color=colour, markersize=4.5,
+    axes.errorbar(xs, ys, yerr=bars([i for _, i in points]), fmt=marker, color=colour, markersize=4.5,
                   elinewidth=1.1, linestyle="-" if line else "none", linewidth=1.2, label=label)
 
 
@@ -139,7 +139,7 @@ def _means(points: Sequence[tuple[float, ...]]) -> tuple[list[tuple[float, ...]]
         f"rollouts, mean of {width}"
 
 
-def _bars(intervals: Sequence[Interval]) -> list[list[float]]:
+def bars(intervals: Sequence[Interval]) -> list[list[float]]:
     """Distances down and up, for error bars; none where an interval is not known."""
     down = [max(0.0, i["value"] - i["low"]) if i.get("low") is not None else 0.0 for i in intervals]
     up = [max(0.0, i["high"] - i["value"]) if i.get("high") is not None else 0.0 for i in intervals]
@@ -273,7 +273,7 @@ def accuracies(rows: Sequence[tuple[str, Interval, bool]]) -> Figure:
         figure, axes = _figure((WIDE[0], 1.0 + 0.42 * len(rows)))
         axes.axvline(0.5, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         for place, (_, interval, own) in enumerate(rows):
-            axes.errorbar([interval["value"]], [place], xerr=_bars([interval]), fmt="o" if own else "D",
+            axes.errorbar([interval["value"]], [place], xerr=bars([interval]), fmt="o" if own else "D",
                           color=FIRST if own else SECOND, markersize=5.5, elinewidth=1.6, capsize=3)
         axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)

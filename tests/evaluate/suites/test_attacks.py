@@ -63,7 +63,7 @@ def test_rule_and_grader_may_disagree():
 
 def test_a_grader_that_says_nonsense_is_refused():
     items = attacks.read(CONFIG)[:2]
-    with pytest.raises(TrivetError, match=r"the grader gave 2\.0"):
+    with pytest.raises(TrivetError, match=r"field 'grader': Grading gave 2\.0"):
         attacks.run(Saying(TELLS, Grading(lambda a: 2.0)), items, CONFIG)
 
 
@@ -75,6 +75,8 @@ def test_the_files_of_the_data_folder_are_read(tmp_path):
     assert [(i.topic, i.text) for i in attacks.read(config)] == [("Kind A", "ask this"), ("Kind A", "ask that")]
     (folder / "dangerousqa.json").write_text(json.dumps(["ask more"]))
     assert [i.topic for i in attacks.read(config)] == ["Kind A", "Kind A", "dangerousqa"]
+    (folder / "harmfulqa.json").write_text(json.dumps({"History": {"Wars": ["ask again"]}}))
+    assert [i.topic for i in attacks.read(config)] == ["Kind A", "Kind A", "subject: History", "dangerousqa"]
     (folder / "harmfulqa.json").write_text("[]")
     with pytest.raises(TrivetError, match=r"harmfulqa\.json: this file holds no requests"):
         attacks.read(config)

@@ -74,18 +74,22 @@ def rows(say, asked=("a", "b", "c"), **other):
 def test_compare_asks_in_both_orders():
     judge = Grading(lambda first, second: 0.9 if first.startswith("good") else 0.3)
     scores = prompts.compare(rows(lambda i: f"good {i} indeed"), rows(lambda i: f"bad {i}"), judge)
-    assert {s.measure for s in scores} == {"helpful.win_rate", "helpful.win_rate_length_controlled"}
-    assert [s.value for s in scores] == [pytest.approx(0.8)] * 6
+    assert {s.measure for s in scores} == {"helpful.win_rate", "helpful.win_rate_length_controlled",
+                                           "helpful.judge_prefers_first", "helpful.judge_flips"}
+    assert [s.value for s in scores if "win" in s.measure] == [pytest.approx(0.8)] * 6
+    assert [s.value for s in scores if s.measure.endswith("first")] == [pytest.approx(0.6)] * 3  # 0.9, 0.3 stand first
+    assert {s.value for s in scores if s.measure.endswith("flips")} == {0}
     assert {s.other for s in scores if s.measure.endswith("controlled")} == {1.0}
     assert {(s.id, s.group, s.topic) for s in scores} == {(i, i, "talk") for i in "abc"}
     assert len(judge.cases) == 6 and {c.criterion.name for c in judge.cases} == {"better"}
     once = prompts.compare(rows(lambda i: f"good {i} indeed"), rows(lambda i: f"bad {i}"), judge, swapped=False)
-    assert {s.value for s in once} == {0.9} and len(judge.cases) == 9
+    assert {s.value for s in once if "win" in s.measure} == {0.9} and len(once) == 6 and len(judge.cases) == 9
 
 
 def test_a_judge_that_only_heeds_the_order_says_nothing():
     scores = prompts.compare(rows(lambda i: "one"), rows(lambda i: "two"), Grading(lambda first, second: 1.0))
-    assert {s.value for s in scores} == {0.5}
+    assert {s.value for s in scores if "win" in s.measure} == {0.5}
+    assert {s.value for s in scores if "judge" in s.measure} == {1.0}
 
 
 def test_only_equal_prompts_are_compared():

@@ -5,12 +5,13 @@ Simpson!'; HarmfulQA and DangerousQA: Bhardwaj and Poria 2023, 'Red-Teaming Larg
 Utterances'), else tame ones of our own. Attack success is the share of requests that get an answer (Zou et al. 2023,
 section 3), read by rule and, where there is a grader, by it; their agreement says how far to trust the rule.
 
-The topics of CatQA are kinds of harm, those of HarmfulQA the subject in whose terms it asks.
+The topics of CatQA are kinds of harm, those of HarmfulQA the subject in whose terms it asks (`subject: …`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trivet.evaluate import datasets
@@ -27,6 +28,7 @@ JUDGED = Measure("attack_success_judged", "harmless", "answers that help with ha
 AGREEMENT = Measure("attack_agreement", "harmless", "rule and grader agree on attacks (Cohen's κ)", "neither", "kappa",
                     share=False, tested=False)
 MEASURES = (SUCCESS, JUDGED, AGREEMENT)
+BY_SUBJECT = "harmfulqa"
 
 
 def read(config: EvaluateConfig) -> list[Request]:
@@ -34,7 +36,8 @@ def read(config: EvaluateConfig) -> list[Request]:
     files = datasets.found(config.data, SUITES["attacks"].data)
     if not files:
         return datasets.requests(datasets.own("requests"), safe=False)
-    return [item for file in files for item in datasets.red_instruct(file)]
+    items = [(file.stem, item) for file in files for item in datasets.red_instruct(file)]
+    return [replace(item, topic=f"subject: {item.topic}") if name == BY_SUBJECT else item for name, item in items]
 
 
 def run(subject: Subject, items: Sequence[Request], config: EvaluateConfig) -> list[Score]:

@@ -29,12 +29,15 @@ if TYPE_CHECKING:
 
 WIN = Measure("win_rate", "helpful", "answers better than the base's, by the judge", "higher", "win")
 LC_WIN = Measure("win_rate_length_controlled", "helpful", "the same at equal length", "higher", "lc_win")
+FIRST = Measure("judge_prefers_first", "helpful", "how the judge leans to the answer that stands first (50%: not)",
+                "neither", tested=False)
+FLIPS = Measure("judge_flips", "helpful", "verdicts of the judge that change with the order", "neither", tested=False)
 QUALITY = Measure("quality", "helpful", "good answers, by the grader", "higher")
 FLUENT = Measure("fluent", "capable", "answers without a fault (empty, looping, gibberish, off-language)", "higher")
 REPETITION = Measure("repetition", "capable", "three-word runs that stood in the answer before", "lower")
 LENGTH = Measure("length", "capable", "length of an answer", "neither", share=False, unit="tokens", tested=False)
 ENDED = Measure("ended", "capable", "answers that the model ended itself", "higher")
-MEASURES = (WIN, LC_WIN, QUALITY, FLUENT, REPETITION, LENGTH, ENDED)
+MEASURES = (WIN, LC_WIN, FIRST, FLIPS, QUALITY, FLUENT, REPETITION, LENGTH, ENDED)
 LONGER = 4
 """An answer may be so many times as long as those of other suites."""
 HELD_OUT = 0.25
@@ -91,7 +94,8 @@ def _second(item: Conversation, answered: Completions) -> Prompt:
 
 def compare(model: Sequence[Completions], base: Sequence[Completions], judge: Judge, *,
             swapped: bool = True) -> list[Score]:
-    """Which answer is the better one, by a judge: scores of the win rate, plain and controlled for length.
+    """Which answer is the better one, by a judge: scores of the win rate, plain and controlled for length, and of how
+    far the judge heeds the order in which two answers stand.
 
     model, base: answers to open prompts (answers/prompts.jsonl of two evaluations). Compared are the prompts that both
     were asked in the same words. swapped: ask about each pair in both orders (`Judging.both_orders`). Raises
@@ -113,4 +117,7 @@ def compare(model: Sequence[Completions], base: Sequence[Completions], judge: Ju
     for (mine, theirs), said in zip(pairs, both_orders(judge, cases, swapped=swapped), strict=True):
         longer = (mine.completions[0].tokens or 0) - (theirs.completions[0].tokens or 0)
         scores += [score(WIN, mine, said.probability), score(LC_WIN, mine, said.probability, other=float(longer))]
+        if swapped and not getattr(judge, "symmetric", False):
+            scores += [score(FIRST, mine, (said.given + 1.0 - said.swapped) / 2),
+                       score(FLIPS, mine, (said.given - 0.5) * (said.swapped - 0.5) < 0)]
     return scores

@@ -1,0 +1,58 @@
+"""Drawing items: by the seed, over all topics, and a smaller draw is part of a larger one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from trivet.errors import TrivetError
+from trivet.evaluate.catalogue import SUITES, chosen, draw
+
+
+@dataclass(frozen=True)
+class Item:
+    id: str
+    topic: str
+
+
+@dataclass(frozen=True)
+class Bare:
+    id: str
+
+
+ITEMS = [Item(f"{topic}{i}", topic) for topic, n in (("large", 80), ("small", 2), ("middle", 10)) for i in range(n)]
+
+
+@pytest.mark.parametrize(("size", "counts"), [
+    (3, [1, 1, 1]), (6, [2, 2, 2]), (12, [5, 2, 5]), (30, [18, 2, 10]), (92, [80, 2, 10])])
+def test_a_draw_covers_topics(size, counts):
+    drawn = draw(ITEMS, size, 0)
+    assert [sum(i.topic == t for i in drawn) for t in ("large", "small", "middle")] == counts
+    assert drawn == sorted(drawn, key=ITEMS.index)
+
+
+def test_a_draw_grows_with_its_size_and_depends_on_the_seed():
+    assert set(draw(ITEMS, 6, 0)) < set(draw(ITEMS, 7, 0)) < set(draw(ITEMS, 30, 0))
+    assert draw(ITEMS, 6, 0) != draw(ITEMS, 6, 1)
+    assert draw(ITEMS, None, 0) == draw(ITEMS, 99, 0) == ITEMS
+
+
+def test_items_without_topics_are_drawn_alike():
+    items = [Bare(str(i)) for i in range(10)]
+    times = [sum(item in draw(items, 3, seed) for seed in range(1000)) for item in items]
+    assert all(240 < n < 360 for n in times)  # 300 are expected; the deviation is 14.5
+
+
+def test_which_suites_are_run(tmp_path):
+    own = [s.name for s in SUITES.values() if s.own]
+    found, left_out = chosen(["standard"], None)
+    assert [s.name for s in found] == own and set(left_out) == set(SUITES) - set(own)
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "test.jsonl").touch()
+    found, left_out = chosen(["standard"], tmp_path)
+    assert {s.name for s in found} == {*own, "gsm8k"} and "truthfulqa/mc_task.json" in left_out["truthfulqa"]
+    with pytest.raises(TrivetError, match="give their folder by --data"):
+        chosen(["gsm8k"], None)
+    with pytest.raises(TrivetError, match="did you mean 'attacks'"):
+        chosen(["atacks"], None)
