@@ -13,8 +13,8 @@ tests/training/test_flops.py holds this against.
 
 How: torch's entry points for products (F.linear, matmul, `@`, F.scaled_dot_product_attention …) are wrapped while
 somebody counts. What the model computes is untouched. It costs 0.7 µs a linear layer, 0.2 ms of a decode step of the
-embedded model, which takes 49 ms on one core; a TorchFunctionMode, which sees each of its 2,150 calls, costs 5.6 ms, and
-FlopCounterMode more.
+embedded model, which takes 49 ms on one core; a TorchFunctionMode, which sees each of its 2,150 calls, costs 5.6 ms,
+and FlopCounterMode more.
 
 Not covered: elementwise work (norms, activations, softmax, the optimizer), as is the field's custom; convolutions;
 einsum of three operands and more; kernels from outside torch (flash-attn's own), and compiled models.
