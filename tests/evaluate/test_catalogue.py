@@ -44,6 +44,18 @@ def test_items_without_topics_are_drawn_alike():
     assert all(240 < n < 360 for n in times)  # 300 are expected; the deviation is 14.5
 
 
+@pytest.mark.parametrize("size", [20, 100])
+def test_the_unknown_suite_asks_as_many_controls_as_others(size):
+    from trivet.evaluate.config import EvaluateConfig
+    from trivet.evaluate.suites import unknown
+
+    for seed in range(3):
+        kinds = [item.kind for item in draw(unknown.read(EvaluateConfig()), size, seed)]
+        assert kinds.count("known") == size / 2
+        counts = [kinds.count(k) for k in ("private", "future", "premise", "invented", "context")]
+        assert max(counts) - min(counts) <= 1, counts
+
+
 def test_which_suites_are_run(tmp_path):
     own = [s.name for s in SUITES.values() if s.own]
     found, left_out = chosen(["standard"], None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -80,19 +80,26 @@ SUITES = {s.name: s for s in (
 def draw(items: Sequence[I], count: int | None, seed: int) -> list[I]:
     """`count` of the items (all, where there are fewer or count is None), by the seed; in their order.
 
-    Items with a `topic` are taken from all topics in turn, so that a small draw covers each as evenly as its size
-    allows. What a smaller count draws, a larger one with the same seed draws too.
+    Items with `strata` (kinds within kinds), or else a `topic`, are taken from all of these in turn, level by level, so
+    that a small draw covers each as evenly as its size allows. What a smaller count draws, a larger one with the same
+    seed draws too.
     """
     if count is None or count >= len(items):
         return list(items)
-    taken: Counter[Any] = Counter()
-    places: list[tuple[int, int, int]] = []
-    for i in random.Random(seed).sample(range(len(items)), len(items)):
-        topic = getattr(items[i], "topic", None)
-        places.append((taken[topic], len(places), i))
-        taken[topic] += 1
-    kept = {i for *_, i in sorted(places)[:count]}
+    shuffled = random.Random(seed).sample(range(len(items)), len(items))
+    kept = set(_in_turn([(i, getattr(items[i], "strata", None) or (getattr(items[i], "topic", None),))
+                         for i in shuffled])[:count])
     return [item for i, item in enumerate(items) if i in kept]
+
+
+def _in_turn(places: Sequence[tuple[int, tuple[Any, ...]]]) -> list[int]:
+    """Places, given with the keys of their strata: each stratum in turn, and within it each of the next level."""
+    groups: dict[Any, list[tuple[int, tuple[Any, ...]]]] = {}
+    for place, keys in places:
+        groups.setdefault(keys[0] if keys else None, []).append((place, keys[1:]))
+    rows = [_in_turn(group) if any(keys for _, keys in group) else [place for place, _ in group]
+            for group in groups.values()]
+    return [place for turn in zip_longest(*rows) for place in turn if place is not None]
 
 
 def chosen(names: Sequence[str], data: Path | None) -> tuple[list[Suite], dict[str, str]]:

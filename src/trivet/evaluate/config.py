@@ -63,7 +63,7 @@ class EvaluateConfig(StageConfig):
     full: bool = False
     """All items of every data set instead of the standard counts: hours on a CPU."""
     sampling: Sampling = Sampling(temperature=0.7, max_new_tokens=64)
-    """How answers are drawn; GSM8K and the judged prompts get twice and four times as many tokens."""
+    """How answers are drawn; `instructions`, `prompts` and `gsm8k` get twice as many tokens."""
     judge: Judging = Judging()
     """What compares the model's answers with the base's."""
     grader: Judging = Judging()

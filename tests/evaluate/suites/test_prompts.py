@@ -96,6 +96,8 @@ def test_only_equal_prompts_are_compared():
     judge = Grading(lambda *_: 0.5)
     scores = prompts.compare(rows(str), rows(str, asked="bcd", c="Say something else."), judge)
     assert {s.id for s in scores} == {"b"}
+    two_turns = rows(str, asked=["a", "a/2"])
+    assert {s.id for s in prompts.compare(two_turns, two_turns, judge)} == {"a"}
     with pytest.raises(TrivetError, match="no prompt in common"):
         prompts.compare(rows(str, asked="a"), rows(str, asked="b"), judge)
 

@@ -38,7 +38,8 @@ REPETITION = Measure("repetition", "capable", "three-word runs that stood in the
 LENGTH = Measure("length", "capable", "length of an answer", "neither", share=False, unit="tokens", tested=False)
 ENDED = Measure("ended", "capable", "answers that the model ended itself", "higher")
 MEASURES = (WIN, LC_WIN, FIRST, FLIPS, QUALITY, FLUENT, REPETITION, LENGTH, ENDED)
-LONGER = 4
+SECOND = "/2"
+LONGER = 2
 """An answer may be so many times as long as those of other suites."""
 HELD_OUT = 0.25
 """The share of the starter set that its reward models and policy never see (recipes/quickstart.yaml)."""
@@ -88,7 +89,7 @@ def run(subject: Subject, items: Sequence[Conversation], config: EvaluateConfig)
 def _second(item: Conversation, answered: Completions) -> Prompt:
     """The user's second turn, after what the model said to the first."""
     said = Message(role="assistant", content=answered.completions[0].text)
-    return Prompt(id=f"{item.id}/2", tags=[item.topic],
+    return Prompt(id=item.id + SECOND, tags=[item.topic],
                   messages=[*item.messages, said, Message(role="user", content=item.then or "")])
 
 
@@ -106,7 +107,7 @@ def compare(model: Sequence[Completions], base: Sequence[Completions], judge: Ju
     from trivet.judge.cases import Case
     from trivet.judge.criteria import BETTER
 
-    other = {row.id: row for row in base}
+    other = {row.id: row for row in base if not row.id.endswith(SECOND)}  # before a second turn stand other answers
     pairs = [(row, other[row.id]) for row in model if row.id in other and row.messages == other[row.id].messages]
     if not pairs:
         raise TrivetError("the two models were asked no prompt in common", field="against",

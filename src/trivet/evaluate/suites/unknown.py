@@ -45,6 +45,11 @@ class Question(Row):
     answers: tuple[str, ...] = ()
     """Any of these words makes the answer right."""
 
+    @property
+    def strata(self) -> tuple[str | None, ...]:
+        """A draw takes as many controls as others, and of each kind and topic alike."""
+        return ("control", self.topic) if self.kind == "known" else ("unanswerable", self.kind)
+
     @model_validator(mode="after")
     def _answers_where_known(self) -> Question:
         if (self.kind == "known") != bool(self.answers):
