@@ -32,7 +32,7 @@ def test_the_second_turn_follows_the_own_answer():
     assert [p.id for _, p, _ in subject.asked] == [items[0].id, items[1].id, f"{items[0].id}/2", f"{items[1].id}/2"]
     first, said, second = subject.asked[2][1].messages
     assert (said.role, said.content) == ("assistant", f"You said: {first.content}") and second.content == items[0].then
-    assert {tokens for *_, tokens in subject.asked} == {4 * CONFIG.sampling.max_new_tokens}
+    assert {tokens for *_, tokens in subject.asked} == {2 * CONFIG.sampling.max_new_tokens}
     assert {(s.id, s.group) for s in scores} == {(f"{i.id}{end}", i.id) for i in items for end in ("", "/2")}
     assert {s.topic for s in scores} == {i.topic for i in items}
 
