@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from trivet.training.device import prepare
 SAMPLED = ("instructions", "prompts", "unknown", "agreeing", "attacks", "refusals")
 """Suites whose figures rest on sampled answers: another seed gives another figure."""
 LEVEL = 0.05
+PARTS = ("broken", "self", "peer")
 
 
 class Pool(Subject):
@@ -118,6 +120,8 @@ def own_options(parser: argparse.ArgumentParser) -> None:
     """Which model and data, and where to work; a folder given by --work is kept, and gone on with."""
     parser.add_argument("--model", default=EMBEDDED, help="the base (default: the embedded model)")
     parser.add_argument("--data", type=Path, help="the folder of data sets; without it the peer has nothing to answer")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS,
+                        help="these parts alone; the JSON file keeps its other figures")
     parser.add_argument("--work", type=Path, help="keep what was made in this folder, and go on from it")
 
 
@@ -127,11 +131,16 @@ def main() -> None:
     load = load_average()
     with tempfile.TemporaryDirectory() as temporary:
         work = chosen.work or Path(temporary)
-        figures = broken(work, quick=chosen.quick, model=chosen.model, data=chosen.data,
-                         limit=4 if chosen.quick else 60)
-        figures |= false_positives(work, quick=chosen.quick, model=chosen.model, seed=chosen.seed,
-                                   comparisons=4 if chosen.quick else 200, items=3 if chosen.quick else 12)
-        if chosen.data is not None and not chosen.quick:
+        figures = {}
+        if set(chosen.only) < set(PARTS) and chosen.json and chosen.json.exists():
+            figures = json.loads(chosen.json.read_text())["figures"]
+        if "broken" in chosen.only:
+            figures |= broken(work, quick=chosen.quick, model=chosen.model, data=chosen.data,
+                              limit=4 if chosen.quick else 60)
+        if "self" in chosen.only:
+            figures |= false_positives(work, quick=chosen.quick, model=chosen.model, seed=chosen.seed,
+                                       comparisons=4 if chosen.quick else 200, items=3 if chosen.quick else 12)
+        if "peer" in chosen.only and chosen.data is not None and not chosen.quick:
             from lm_eval_peer import compare_with_lm_eval
 
             figures |= compare_with_lm_eval(quick=False, seed=chosen.seed, data=chosen.data)
