@@ -23,6 +23,8 @@ QUICK = {
                "--lora.last-layers", "1"],
     "ppo": ["--stop.steps", "1", "--rollout", "2", "--sampling.max-new-tokens", "4", "--evaluation.samples", "1",
             "--no-check", "--lora.last-layers", "1", "--evaluation.share", "0.05"],
+    "evaluate": ["--limit", "2", "--sampling.max-new-tokens", "4"],
+    "evaluate suites": [], "evaluate compare": [],
 }
 
 
@@ -40,8 +42,8 @@ def test_every_command_shown_runs(path, tmp_path, monkeypatch) -> None:
     for command in commands(path):
         words = shlex.split(command)
         assert words[0] == "trivet", command
-        main([*words[1:], *QUICK.get(words[1], [])])
-    reports = any(c.startswith("trivet report") for c in commands(path))
+        main([*words[1:], *QUICK.get(" ".join(words[1:3]), QUICK.get(words[1], []))])
+    reports = any(c.startswith(("trivet report", "trivet evaluate")) for c in commands(path))
     assert bool(list(tmp_path.rglob("report.html"))) == reports
 
 
@@ -53,7 +55,7 @@ def test_links_and_files_are_there(path) -> None:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
     for name in re.findall(r"`((?:src|tests|recipes|benchmarks|docs)/[\w./-]+\.\w+)`", text):
         assert (ROOT / name).exists(), f"{path.name} names {name}"
-    for name in re.findall(r"`((?:policy|reward|judge|models|generate|training|report|data|feedback)/\w+\.py)`", text):
+    for name in re.findall(r"`((?:policy|reward|judge|models|generate|training|report|data|feedback|evaluate|text)/\w+\.py)`", text):
         assert (ROOT / "src/trivet" / name).exists(), f"{path.name} names {name}"
 
 
