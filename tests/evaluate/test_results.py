@@ -42,6 +42,18 @@ def test_figures_are_those_of_the_statistics() -> None:
     assert line.topics["fraud"].value == statistics.estimate(ATTACKS, [s for s in own if s.topic == "fraud"]).value
 
 
+def test_a_test_that_could_not_reach_the_level_has_no_adjusted_p_and_shows_no_difference() -> None:
+    def rows(*values: int) -> list[Score]:
+        return [Score(measure=RIGHT.key, id=str(i), group=str(i), value=v) for i, v in enumerate(values)]
+
+    found = build(model="a", base="b", measures=[RIGHT], scores=rows(1, 1, 1, 0), base_scores=rows(0, 0, 0, 0))
+    line = found.measures[0]
+    assert line.difference is not None and (line.difference.p, line.difference.least) == (0.125, 0.125)
+    assert (line.p_holm, line.verdict, found.family) == (None, "same", 0)
+    text = table.markdown([found])
+    assert "over 0 paired tests" in text and "too few items differ to show one" in text and "Not tested" not in text
+
+
 def test_a_change_without_a_good_direction_is_only_a_change() -> None:
     found = build(model="a", base="b", measures=[LENGTH], scores=[s for s in scores(1, length=60)
                                                                   if s.measure == LENGTH.key],

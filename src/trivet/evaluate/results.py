@@ -23,7 +23,8 @@ RESULTS = "results.json"
 RESULTS_VERSION = 1
 LEGS: tuple[Leg, ...] = ("helpful", "honest", "harmless", "capable")
 Verdict = Literal["better", "worse", "changed", "same", "untested"]
-"""`changed`: significantly, in a measure of which neither direction is the better one."""
+"""`changed`: significantly, in a measure of which neither direction is the better one. `same`: no difference was shown,
+also where so few items differ that none could have been."""
 
 
 class _Part(BaseModel):
@@ -62,6 +63,8 @@ class Line(_Part):
     base: Figure | None
     difference: Change | None
     p_holm: float | None
+    """p after Holm's rule; None outside the family: not tested, or by a test that could not have reached the level
+    (the verdict is then `same`)."""
     verdict: Verdict
     topics: dict[str, Figure]
     base_topics: dict[str, Figure]
@@ -150,7 +153,8 @@ def judge_together(tables: Sequence[Results]) -> None:
     lines = [line for table in tables for line in table.measures]
     found = [_p_of(line) for line in lines]
     for line, p in zip(lines, holm_family(found), strict=True):
-        line.p_holm, line.verdict = p, _verdict(line, p)
+        line.p_holm = p
+        line.verdict = _verdict(line)
     for table in tables:
         table.family = sum(in_family(*pair) for pair in found)
 
@@ -200,11 +204,11 @@ def _p_of(line: Line) -> tuple[float | None, float | None]:
     return (line.difference.p, line.difference.least) if line.tested and line.difference else (None, None)
 
 
-def _verdict(line: Line, p: float | None) -> Verdict:
+def _verdict(line: Line) -> Verdict:
     change = line.difference
-    if p is None or change is None or change.value is None:
+    if _p_of(line)[0] is None or change is None or change.value is None:
         return "untested"
-    if p > LEVEL or change.value == 0:
+    if line.p_holm is None or line.p_holm > LEVEL or change.value == 0:
         return "same"
     if line.better == "neither":
         return "changed"

@@ -154,10 +154,11 @@ def in_family(p: float | None, least: float | None) -> bool:
 
 
 def holm_family(found: Sequence[tuple[float | None, float | None]]) -> list[float | None]:
-    """`holm` over (p, least) of those in the family; the others keep their p."""
+    """`holm` over (p, least) of those in the family; None for the others, which are not adjusted: none of them can
+    have reached the level."""
     inside = [i for i, (p, least) in enumerate(found) if in_family(p, least)]
     family = dict(zip(inside, holm([p for i in inside if (p := found[i][0]) is not None]), strict=True))
-    return [family.get(i, p) for i, (p, _) in enumerate(found)]
+    return [family.get(i) for i in range(len(found))]
 
 
 def wilson(share: float, n: float, level: float = 1 - LEVEL) -> tuple[float, float]:
