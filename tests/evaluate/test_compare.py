@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from evaluations import ATTACKS, folder, scores
+from evaluations import ATTACKS, LENGTH, LOSS, folder, scores
 from trivet.artifacts import write_rows
 from trivet.errors import TrivetError
 from trivet.evaluate import statistics, table
@@ -28,6 +28,18 @@ def test_the_first_is_the_base_and_holms_family_spans_all_tables(tmp_path) -> No
     assert "| measure | first | second | third | n |" in text and "10 paired tests" in text
     # speed is not scored item by item: it is shown as it was found, and not tested
     assert "speed of answering (tokens/s) | 500.0 | 500.0 | 500.0" in text
+
+
+def test_perplexities_of_another_tokenizer_are_shown_and_not_tested(tmp_path) -> None:
+    runs = [folder(tmp_path / name, seed=i, model=name) for i, name in enumerate("abc")]
+    path = runs[1] / "scores" / "text.jsonl"
+    write_rows(path, [s.model_copy(update={"weight": 120.0}) if s.measure == LOSS.key else s for s in scores(1)
+                      if s.measure in (LOSS.key, LENGTH.key)])
+    tables = compare(runs)
+    lines = [t.line(LOSS.key) for t in tables]
+    assert [line.verdict for line in lines if line] == ["untested", "same"]
+    assert [len(t.notes) for t in tables] == [1, 0] and "between b and a" in tables[0].notes[0]
+    assert table.markdown(tables).count("between b and a") == 1
 
 
 def test_columns_rest_on_shared_items_alone(tmp_path) -> None:

@@ -25,6 +25,7 @@ from trivet.evaluate.results import (
     build,
     by_measure,
     judge_together,
+    machines_differ,
     read,
     read_scores,
 )
@@ -88,7 +89,7 @@ def write(out: Path, tables: Sequence[Results], folders: Sequence[Path]) -> None
 
 def _measure(line: Line) -> Measure:
     return Measure(line.key.partition(".")[2], line.leg, line.words, line.better, line.kind, line.share, line.unit,
-                   line.tested)
+                   line.tested, line.paired)
 
 
 def _same_data(runs: Sequence[Results], folders: Sequence[Path]) -> None:
@@ -165,7 +166,7 @@ def _notes(runs: Sequence[Results], names: Sequence[str]) -> list[str]:
                          + "; ".join(f"{n}: {_short(v)}" for n, v in zip(names, values, strict=True)) + ").")
     machines = list(dict.fromkeys(r.machine for r in runs))
     if len(machines) > 1:
-        notes.append(f"Speeds are of different machines ({'; '.join(machines)}).")
+        notes.append(machines_differ(machines))
     return notes
 
 
