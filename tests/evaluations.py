@@ -19,7 +19,8 @@ LOSS = Measure("perplexity", "capable", "perplexity", "lower", "exp", share=Fals
 LENGTH = Measure("length", "capable", "length of an answer", "neither", share=False, unit="tokens")
 WIN = Measure("win_rate", "helpful", "answers better than the base's", "higher", "win")
 LC_WIN = Measure("win_rate_length_controlled", "helpful", "the same at equal length", "higher", "lc_win")
-SPEED = Measure("speed", "capable", "speed of answering", "neither", share=False, unit="tokens/s", tested=False)
+SPEED = Measure("speed", "capable", "speed of answering", "neither", share=False, unit="tokens/s", tested=False,
+                paired=False)
 MEASURES = (WIN, LC_WIN, RIGHT, SURE, ATTACKS, AGREEMENT, LOSS, LENGTH, SPEED)
 N = 40
 

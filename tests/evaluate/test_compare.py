@@ -6,11 +6,15 @@ import json
 
 import pytest
 
-from evaluations import ATTACKS, folder, scores
+from evaluations import ATTACKS, LENGTH, LOSS, folder, scores
 from trivet.artifacts import write_rows
 from trivet.errors import TrivetError
 from trivet.evaluate import statistics, table
+from trivet.evaluate.base import Score
 from trivet.evaluate.compare import check_out, compare, write
+from trivet.evaluate.results import build, read
+from trivet.evaluate.results import write as write_results
+from trivet.evaluate.suites import prompts
 
 
 def test_the_first_is_the_base_and_holms_family_spans_all_tables(tmp_path) -> None:
@@ -30,6 +34,18 @@ def test_the_first_is_the_base_and_holms_family_spans_all_tables(tmp_path) -> No
     assert "speed of answering (tokens/s) | 500.0 | 500.0 | 500.0" in text
 
 
+def test_perplexities_of_another_tokenizer_are_shown_and_not_tested(tmp_path) -> None:
+    runs = [folder(tmp_path / name, seed=i, model=name) for i, name in enumerate("abc")]
+    path = runs[1] / "scores" / "text.jsonl"
+    write_rows(path, [s.model_copy(update={"weight": 120.0}) if s.measure == LOSS.key else s for s in scores(1)
+                      if s.measure in (LOSS.key, LENGTH.key)])
+    tables = compare(runs)
+    lines = [t.line(LOSS.key) for t in tables]
+    assert [line.verdict for line in lines if line] == ["untested", "same"]
+    assert [len(t.notes) for t in tables] == [1, 0] and "between b and a" in tables[0].notes[0]
+    assert table.markdown(tables).count("between b and a") == 1
+
+
 def test_columns_rest_on_shared_items_alone(tmp_path) -> None:
     one, two = folder(tmp_path / "a", seed=1), folder(tmp_path / "b", seed=2, n=25)
     line = compare([one, two])[0].line(ATTACKS.key)
@@ -43,9 +59,33 @@ def test_win_rates_and_what_only_one_has_are_left_out_with_the_reason(tmp_path) 
     one, two = folder(tmp_path / "a", beside=True, win=0.8), folder(tmp_path / "b", seed=2)
     (two / "scores" / "text.jsonl").unlink()
     found = compare([one, two])[0]
-    assert found.left_out["helpful.win_rate"] == "it compares each run with its own base"
+    assert found.left_out["helpful.win_rate"] == "of pairs with each run's own base"
     assert found.left_out["capable.perplexity"] == "not in b"
     assert found.line("helpful.win_rate") is None and found.line("capable.perplexity") is None
+
+
+def test_all_that_a_judge_says_of_pairs_is_left_out(tmp_path) -> None:
+    runs = [folder(tmp_path / name, seed=i) for i, name in enumerate("ab", 1)]
+    for run in runs:
+        rows = [Score(measure=m.key, id=f"p{i}", group=f"p{i}", value=i % 2) for m in (prompts.FIRST, prompts.FLIPS)
+                for i in range(9)]
+        write_rows(run / "scores" / "pairs.jsonl", rows)
+        form = read(run)
+        judged = build(model="mine", base="base", measures=prompts.PAIRS, scores=rows, base_scores=[])
+        write_results(run, form.model_copy(update={"measures": [*form.measures, *judged.measures]}))
+    found = compare(runs)[0]
+    for m in (prompts.FIRST, prompts.FLIPS):
+        assert found.left_out[m.key] == "of pairs with each run's own base" and found.line(m.key) is None
+    assert prompts.FLIPS.words not in table.markdown([found]).split("Left out")[0]
+
+
+def test_the_seed_shown_is_the_runs(tmp_path) -> None:
+    runs = [folder(tmp_path / name, seed=i, run_seed=7) for i, name in enumerate("abc", 1)]
+    form = json.loads((runs[1] / "results.json").read_text())
+    (runs[1] / "results.json").write_text(json.dumps(form | {"machine": "another"}))
+    found = compare(runs, seed=3)
+    assert [t.seed for t in found] == [7, 7] and found[0].machine == "another" != found[1].machine
+    assert found[1].line(LOSS.key) != compare(runs, seed=4)[1].line(LOSS.key)  # of the intervals
 
 
 def test_runs_of_one_model_are_called_by_their_folders(tmp_path) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,22 @@ doc_to_target: "{{{{question}}}}"
 metric_list:
   - metric: word_perplexity
   - metric: bits_per_byte
+"""
+GENERATING = """\
+task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {data}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "Q: {{{{question}}}}\\nA:"
+doc_to_target: "{{{{choices[0]}}}}"
+generation_kwargs:
+  until: []
+  max_gen_toks: 6
+  do_sample: false
+metric_list:
+  - metric: exact_match
 """
 
 
@@ -102,6 +119,29 @@ def test_perplexities_and_limit(tmp_path, subject) -> None:
     for score in scores:
         words = QUESTIONS[int(score.id.split(":")[1])]["question"]
         assert score.weight == (len(words.split()) if "word" in score.measure else len(words.encode()))
+
+
+@installed
+def test_tokens_of_tasks_that_generate_are_counted(tmp_path, subject, monkeypatch) -> None:
+    counted, rows = Counter(), []
+    subject.count = lambda kind, tokens: counted.update({kind: tokens})
+    generate = subject.model.generate
+
+    def watched(**how):
+        rows.append((how["input_ids"], how["attention_mask"], made := generate(**how)))
+        return made
+
+    monkeypatch.setattr(subject.model, "generate", watched)
+    tasks(subject, [task(tmp_path, "trivet_saying", GENERATING)], batch_size=2)
+    assert len(rows) == 2  # three questions
+    assert counted["prompt"] == sum(int(mask.sum()) for _, mask, _ in rows)
+    assert counted["prompt"] < sum(ids.numel() for ids, _, _ in rows)  # padding is not counted
+    assert 3 <= counted["generated"] <= sum(made[:, ids.shape[1]:].numel() for ids, _, made in rows) <= 3 * 6
+
+
+def test_a_generated_row_ends_with_its_end() -> None:
+    assert lm_eval._length([5, 6, 2, 2, 2], frozenset({2, 9})) == 3
+    assert lm_eval._length([5, 6, 7], frozenset({2})) == 3 and lm_eval._length([5], frozenset()) == 1
 
 
 @installed

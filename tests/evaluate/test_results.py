@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import evaluations
-from evaluations import ATTACKS, LENGTH, MEASURES, RIGHT, WIN, made, scores
+from evaluations import ATTACKS, LENGTH, LOSS, MEASURES, RIGHT, SPEED, WIN, made, scores
 from trivet.artifacts import write_rows
 from trivet.errors import TrivetError
 from trivet.evaluate import statistics, table
@@ -42,11 +42,67 @@ def test_figures_are_those_of_the_statistics() -> None:
     assert line.topics["fraud"].value == statistics.estimate(ATTACKS, [s for s in own if s.topic == "fraud"]).value
 
 
+def test_a_test_that_could_not_reach_the_level_has_no_adjusted_p_and_shows_no_difference() -> None:
+    def rows(*values: int) -> list[Score]:
+        return [Score(measure=RIGHT.key, id=str(i), group=str(i), value=v) for i, v in enumerate(values)]
+
+    found = build(model="a", base="b", measures=[RIGHT], scores=rows(1, 1, 1, 0), base_scores=rows(0, 0, 0, 0))
+    line = found.measures[0]
+    assert line.difference is not None and (line.difference.p, line.difference.least) == (0.125, 0.125)
+    assert (line.p_holm, line.verdict, found.family) == (None, "same", 0)
+    text = table.markdown([found])
+    assert "over 0 paired tests" in text and "too few items differ to show one" in text and "Not tested" not in text
+
+
 def test_a_change_without_a_good_direction_is_only_a_change() -> None:
     found = build(model="a", base="b", measures=[LENGTH], scores=[s for s in scores(1, length=60)
                                                                   if s.measure == LENGTH.key],
                   base_scores=[s for s in scores(2) if s.measure == LENGTH.key])
     assert found.measures[0].verdict == "changed"
+
+
+def test_perplexities_per_token_of_two_tokenizers_are_not_compared() -> None:
+    bits = Measure("bits_per_byte", "capable", "bits for each byte", "lower", share=False)
+
+    def rows(measure: Measure, tokens: int, more: float) -> list[Score]:
+        return [Score(measure=measure.key, id=str(i), group=str(i), value=2 + more + i / 10, weight=tokens + i)
+                for i in range(20)]
+
+    mine, base = ([s for m in (LOSS, bits) for s in rows(m, tokens if m is LOSS else 400, more)]
+                  for tokens, more in ((120, 0.5), (100, 0.0)))
+    found = build(model="a", base="b", measures=[LOSS, bits], scores=mine, base_scores=base)
+    perplexity, per_byte = found.measures
+    assert perplexity.base is not None and perplexity.difference is None and perplexity.verdict == "untested"
+    assert per_byte.verdict == "worse" and found.family == 1
+    assert len(found.notes) == 1 and found.notes[0].startswith("perplexity: not compared between a and b, whose token")
+    alike = build(model="a", base="b", measures=[LOSS], scores=rows(LOSS, 100, 0.5), base_scores=rows(LOSS, 100, 0))
+    assert alike.measures[0].verdict == "worse" and alike.notes == []
+    # items that only one was asked say nothing of the tokenizer
+    other = [s.model_copy(update={"id": f"x{s.id}", "group": f"x{s.id}"}) for s in rows(LOSS, 70, 0)]
+    fewer = build(model="a", base="b", measures=[LOSS], scores=rows(LOSS, 100, 0.5), base_scores=rows(LOSS, 100, 0)[:10]
+                  + other)
+    assert fewer.measures[0].verdict == "worse" and fewer.notes == []
+
+
+def test_items_that_are_not_the_same_in_two_runs_are_not_paired() -> None:
+    def rows(*values: float) -> list[Score]:
+        return [Score(measure=SPEED.key, id=str(i), group=str(i), value=v) for i, v in enumerate(values)]
+
+    found = build(model="a", base="b", measures=[SPEED], scores=rows(9, 9, 10), base_scores=rows(5, 4, 5))
+    line = found.measures[0]
+    assert line.base is not None and (line.value.value, line.base.value) == pytest.approx((28 / 3, 14 / 3))
+    assert line.difference is None and line.verdict == "untested" and not line.paired and found.notes == []
+    row = next(r for r in table.markdown([found]).splitlines() if r.startswith("| speed"))
+    assert row.split(" | ")[3] == "–"
+
+
+def test_speeds_of_another_machine_are_noted() -> None:
+    found = made(base_machine="another, 4 cores")
+    assert found.notes == [f"Speeds are of different machines (another, 4 cores; {found.machine})."]
+    assert made(base_machine=found.machine).notes == made().notes == []
+    without = build(model="a", base="b", measures=[RIGHT], scores=[s for s in scores(1) if s.measure == RIGHT.key],
+                    base_scores=[s for s in scores(2) if s.measure == RIGHT.key], base_machine="another")
+    assert without.notes == []
 
 
 def test_without_a_base_nothing_is_tested() -> None:

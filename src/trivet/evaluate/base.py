@@ -36,6 +36,9 @@ class Measure:
     tested: bool = True
     """Compared between models by a paired test, in Holm's family. Off for what is not a property of the answers
     (speed) or follows from another measure."""
+    paired: bool = True
+    """An id names the same item in every run. Off for what is scored by the way, such as speed, whose items are
+    stretches of work: two runs' figures stand side by side, without a difference and without a test."""
 
     @property
     def key(self) -> str:

@@ -2,7 +2,7 @@
 
 Every column rests on the same items, those that all of them answered. All tests are in one family of Holm's.
 
-Not covered: win rates, which compare each run with a base of its own.
+Not covered: win rates and what else a judge says of pairs of answers; each run has pairs with a base of its own.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from trivet.evaluate.results import (
     build,
     by_measure,
     judge_together,
+    machines_differ,
     read,
     read_scores,
 )
+from trivet.evaluate.suites import prompts
 
 Scores = dict[str, list[Score]]
 """By the measure's key."""
@@ -46,7 +48,8 @@ class CompareConfig(BaseModel):
 
 
 def compare(folders: Sequence[Path], seed: int = 0, command: str = "") -> list[Results]:
-    """A table for each folder after the first, beside the first.
+    """A table for each folder after the first, beside the first. `seed` is that of intervals and tests; the tables'
+    own seed and machine are the runs'.
 
     Raises TrivetError for a folder without a finished evaluation, one that is given twice, data files that differ,
     items that were grouped in another way, and where the runs share no item.
@@ -72,6 +75,8 @@ def compare(folders: Sequence[Path], seed: int = 0, command: str = "") -> list[R
             base_scores=[s for m in measures for s in scores[0][m.key]], seed=seed, command=command,
             suites={k: v for k, v in runs[0].suites.items() if k in runs[place].suites}, left_out=left_out,
             notes=notes, data=runs[0].data, settings=runs[0].settings)
+        # the columns are of the runs: `seed` is only that of this table's intervals and tests
+        found.seed, found.machine = runs[place].seed, runs[place].machine
         found.measures += _as_they_are(runs[0], runs[place], {m.key for m in measures} | left_out.keys())
         tables.append(found)
     judge_together(tables)
@@ -88,7 +93,7 @@ def write(out: Path, tables: Sequence[Results], folders: Sequence[Path]) -> None
 
 def _measure(line: Line) -> Measure:
     return Measure(line.key.partition(".")[2], line.leg, line.words, line.better, line.kind, line.share, line.unit,
-                   line.tested)
+                   line.tested, line.paired)
 
 
 def _same_data(runs: Sequence[Results], folders: Sequence[Path]) -> None:
@@ -106,11 +111,11 @@ def _meet(runs: Sequence[Results], scores: Sequence[Scores], folders: Sequence[P
     A pair of items of different groups can't be the same item: TrivetError. So is no shared item at all.
     """
     left_out: dict[str, str] = {}
-    relative = {line.key for run in runs for line in run.measures if line.relative}
+    relative = {line.key for run in runs for line in run.measures if _of_pairs(line)}
     for key in dict.fromkeys(k for found in scores for k in found):
         ids = set.intersection(*({s.id for s in found.get(key, ())} for found in scores))
         if key in relative:
-            left_out[key] = "it compares each run with its own base"
+            left_out[key] = "of pairs with each run's own base"
         elif not ids:
             lacking = [f.name for f, found in zip(folders, scores, strict=True) if key not in found]
             left_out[key] = f"not in {', '.join(lacking)}" if lacking else "the runs share no item"
@@ -136,12 +141,17 @@ def _meet(runs: Sequence[Results], scores: Sequence[Scores], folders: Sequence[P
     return left_out
 
 
+def _of_pairs(line: Line) -> bool:
+    """Whether a measure tells of pairs of answers, the run's and its own base's."""
+    return line.relative or line.key in {m.key for m in prompts.PAIRS}
+
+
 def _as_they_are(base: Results, run: Results, known: set[str]) -> list[Line]:
     """Lines of measures that are not scored item by item in both (speed), with the figures that the runs have."""
     found = []
     for line in base.measures:
         other = run.line(line.key)
-        if line.key not in known and not line.relative and other is not None:
+        if line.key not in known and not _of_pairs(line) and other is not None:
             found.append(other.model_copy(update={
                 "base": line.value, "base_topics": line.topics, "difference": None, "p_holm": None,
                 "verdict": "untested", "tested": False}))
@@ -165,7 +175,7 @@ def _notes(runs: Sequence[Results], names: Sequence[str]) -> list[str]:
                          + "; ".join(f"{n}: {_short(v)}" for n, v in zip(names, values, strict=True)) + ").")
     machines = list(dict.fromkeys(r.machine for r in runs))
     if len(machines) > 1:
-        notes.append(f"Speeds are of different machines ({'; '.join(machines)}).")
+        notes.append(machines_differ(machines))
     return notes
 
 

@@ -98,7 +98,7 @@ def red_instruct(path: Path) -> list[Request]:
     file.
     """
     items: dict[str, Request] = {}
-    for topic, place, text in _leaves(_document(path), path):
+    for topic, place, text in _leaves(document(path, "requests"), path):
         if not isinstance(text, str) or not text.strip():
             raise TrivetError("this is no request", file=path, field=place, expected="a text",
                               mend="correct or delete it")
@@ -130,42 +130,6 @@ def _shape(path: Path, place: str, value: Any) -> TrivetError:
     return TrivetError(f"this is {type(value).__name__}, not requests", file=path, field=place or None,
                        expected="a list of texts, {topic: list} or {topic: {kind: list}}",
                        mend="give a file of red-instruct, such as catqa_english.json, or one in its form")
-
-
-def _document(path: Path) -> Any:
-    """A JSON document. Raises TrivetError for what is missing, not UTF-8, broken, or says a key twice."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [k for k, _ in pairs]
-        if doubled := next((k for k in keys if keys.count(k) > 1), None):
-            raise TrivetError(f"the key {doubled!r} stands twice", file=path, field=doubled,
-                              mend="bring the two together: only one of them would be read")
-        return dict(pairs)
-
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            text = file.read()
-    except UnicodeDecodeError:
-        raise TrivetError("this is not UTF-8 text", file=path,
-                          mend="convert it: iconv -f WINDOWS-1252 -t UTF-8 IN > OUT") from None
-    except (OSError, ValueError) as error:
-        raise read_error(error, path) from None
-    if not text.strip():
-        raise _empty(path, "requests")
-    try:
-        value = json.loads(text, object_pairs_hook=once)
-        json.dumps(value, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        raise TrivetError(f"broken JSON: {error.msg} at column {error.colno}", file=path, line=error.lineno,
-                          mend="fetch the file anew, or mend this place") from None
-    except UnicodeEncodeError:
-        raise TrivetError("half a surrogate pair (\\ud800 … \\udfff) is no character", file=path,
-                          mend="fetch the file anew: a character was cut in two where it was written") from None
-    except (ValueError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        raise TrivetError(f"broken JSON: {'nested too deeply' if deep else error}", file=path,
-                          mend="fetch the file anew") from None
-    return value
 
 
 # --- XSTest -----------------------------------------------------------------------------------------------
@@ -267,6 +231,43 @@ def requests(path: Path, *, safe: bool) -> list[Request]:
 
 
 # --- what all share ---------------------------------------------------------------------------------------
+
+
+def document(path: Path, what: str) -> Any:
+    """A JSON document, with a byte-order mark or without. Raises TrivetError for what is missing, not UTF-8, empty (it
+    then holds no `what`), broken, or says a key twice, and for half a surrogate pair in a text."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [k for k, _ in pairs]
+        if doubled := next((k for k in keys if keys.count(k) > 1), None):
+            raise TrivetError(f"the key {doubled!r} stands twice", file=path, field=doubled,
+                              mend="bring the two together: only one of them would be read")
+        return dict(pairs)
+
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read()
+    except UnicodeDecodeError:
+        raise TrivetError("this is not UTF-8 text", file=path,
+                          mend="convert it: iconv -f WINDOWS-1252 -t UTF-8 IN > OUT") from None
+    except (OSError, ValueError) as error:
+        raise read_error(error, path) from None
+    if not text.strip():
+        raise _empty(path, what)
+    try:
+        value = json.loads(text, object_pairs_hook=once)
+        json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise TrivetError(f"broken JSON: {error.msg} at column {error.colno}", file=path, line=error.lineno,
+                          mend="fetch the file anew, or mend this place") from None
+    except UnicodeEncodeError:
+        raise TrivetError("half a surrogate pair (\\ud800 … \\udfff) is no character", file=path,
+                          mend="fetch the file anew: a character was cut in two where it was written") from None
+    except (ValueError, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        raise TrivetError(f"broken JSON: {'nested too deeply' if deep else error}", file=path,
+                          mend="fetch the file anew") from None
+    return value
 
 
 def _text(row: dict[str, Any], field: str, path: Path, line: int) -> str:

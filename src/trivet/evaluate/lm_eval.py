@@ -176,8 +176,27 @@ def _shared_prefixes(subject: Subject, batch_size: int) -> Any:
                     answers[index] = (one.logp, one.greedy)
             return answers
 
+        def _model_generate(self, context: Any, max_length: int, stop: list[str], **how: Any) -> Any:
+            made = super()._model_generate(context, max_length, stop, **how)
+            width = context.shape[1]
+            subject.count("prompt", int(how["attention_mask"].sum()))
+            subject.count("generated", sum(_length(row, ends) for row in made[:, width:].tolist()))
+            return made
+
+    ends = _ends(subject.model)
     return SharedPrefixes(pretrained=subject.model, tokenizer=subject.tokenizer, backend="causal",
                           batch_size=batch_size, max_length=subject.context)
+
+
+def _ends(model: Any) -> frozenset[int]:
+    """The tokens at which the model's own `generate` ends an answer; what follows in a row is padding."""
+    ids = model.generation_config.eos_token_id
+    return frozenset(() if ids is None else [ids] if isinstance(ids, int) else ids)
+
+
+def _length(row: Sequence[int], ends: frozenset[int]) -> int:
+    """How many tokens of a row were generated: up to the one that ends it, that one too."""
+    return next((i for i, token in enumerate(row, 1) if token in ends), len(row))
 
 
 def _short(error: Exception) -> str:

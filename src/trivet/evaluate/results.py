@@ -23,7 +23,8 @@ RESULTS = "results.json"
 RESULTS_VERSION = 1
 LEGS: tuple[Leg, ...] = ("helpful", "honest", "harmless", "capable")
 Verdict = Literal["better", "worse", "changed", "same", "untested"]
-"""`changed`: significantly, in a measure of which neither direction is the better one."""
+"""`changed`: significantly, in a measure of which neither direction is the better one. `same`: no difference was shown,
+also where so few items differ that none could have been."""
 
 
 class _Part(BaseModel):
@@ -58,10 +59,14 @@ class Line(_Part):
     share: bool
     unit: str
     tested: bool
+    paired: bool = True
+    """As Measure.paired."""
     value: Figure
     base: Figure | None
     difference: Change | None
     p_holm: float | None
+    """p after Holm's rule; None outside the family: not tested, or by a test that could not have reached the level
+    (the verdict is then `same`)."""
     verdict: Verdict
     topics: dict[str, Figure]
     base_topics: dict[str, Figure]
@@ -117,14 +122,15 @@ def build(
     base_scores: Iterable[Score] | None = None, seed: int = 0, command: str = "",
     suites: Mapping[str, SuiteRun] | None = None, left_out: Mapping[str, str] | None = None,
     notes: Sequence[str] = (), data: Mapping[str, str] | None = None, settings: Mapping[str, Any] | None = None,
-    seconds: float | None = None,
+    seconds: float | None = None, base_machine: str | None = None,
 ) -> Results:
     """Figures, tests and verdicts of one evaluation.
 
     `scores` are the model's, those of win rates among them; `base_scores` the base's. Measures without a score are not
-    in the table. Lines are in the order of the legs, then of `measures`. Raises ValueError for scores of a measure that
-    is not among `measures`, for two measures of one key, for `base` without `base_scores` or the other way round, and
-    as statistics.estimate does.
+    in the table. Lines are in the order of the legs, then of `measures`. base_machine: where the base was evaluated,
+    None for here; another one than this is noted where speeds stand in the table. Raises ValueError for scores of a
+    measure that is not among `measures`, for two measures of one key, for `base` without `base_scores` or the other way
+    round, and as statistics.estimate does.
     """
     if (base is None) != (base_scores is None):
         raise ValueError("base and base_scores go together")
@@ -137,12 +143,23 @@ def build(
         raise ValueError(f"scores of measures that are not given: {', '.join(unknown)}")
     lines = [_line(m, ours[m.key], theirs.get(m.key, []), seed, beside=base is not None)
              for leg in LEGS for m in measures if m.leg == leg and m.key in ours]
+    machine = ledger.machine()
+    if base_machine not in (None, machine) and any(not line.paired for line in lines):
+        notes = [*notes, machines_differ([base_machine or "", machine])]
+    notes = [*notes, *(f"{m.words}: not compared between {model} and {base}, whose tokenizers cut the same text into "
+                       "other tokens; bits per byte can be." for m in measures if m.paired and
+                       _other_units(m, ours.get(m.key, []), theirs.get(m.key, [])))]
     results = Results(
-        trivet=__version__, machine=ledger.machine(), model=model, base=base, command=command, seed=seed, level=LEVEL,
+        trivet=__version__, machine=machine, model=model, base=base, command=command, seed=seed, level=LEVEL,
         family=0, suites=dict(suites or {}), left_out=dict(left_out or {}), notes=list(notes), data=dict(data or {}),
         settings=dict(settings or {}), seconds=seconds, measures=lines)
     judge_together([results])
     return results
+
+
+def machines_differ(machines: Sequence[str]) -> str:
+    """The note of a table whose columns come from several machines."""
+    return f"Speeds are of different machines ({'; '.join(machines)})."
 
 
 def judge_together(tables: Sequence[Results]) -> None:
@@ -150,7 +167,8 @@ def judge_together(tables: Sequence[Results]) -> None:
     lines = [line for table in tables for line in table.measures]
     found = [_p_of(line) for line in lines]
     for line, p in zip(lines, holm_family(found), strict=True):
-        line.p_holm, line.verdict = p, _verdict(line, p)
+        line.p_holm = p
+        line.verdict = _verdict(line)
     for table in tables:
         table.family = sum(in_family(*pair) for pair in found)
 
@@ -165,14 +183,23 @@ def by_measure(scores: Iterable[Score]) -> dict[str, list[Score]]:
 
 def _line(measure: Measure, mine: list[Score], base: list[Score], seed: int, *, beside: bool) -> Line:
     relative = measure.kind in ("win", "lc_win")
-    shared = relative or not {s.id for s in mine}.isdisjoint(s.id for s in base)
-    change = difference(measure, mine, base, seed) if beside and shared else None
+    shared = relative or (measure.paired and not {s.id for s in mine}.isdisjoint(s.id for s in base))
+    alike = not _other_units(measure, mine, base)
+    change = difference(measure, mine, base, seed) if beside and shared and alike else None
     return Line(
         key=measure.key, leg=measure.leg, words=measure.words, better=measure.better, kind=measure.kind,
-        share=measure.share, unit=measure.unit, tested=measure.tested, value=_figure(estimate(measure, mine, seed)),
+        share=measure.share, unit=measure.unit, tested=measure.tested,
+        paired=measure.paired, value=_figure(estimate(measure, mine, seed)),
         base=_figure(estimate(measure, base, seed)) if base and not relative else None,
         difference=None if change is None else Change(**_numbers(change._asdict())), p_holm=None, verdict="untested",
         topics=_topics(measure, mine, seed), base_topics={} if relative else _topics(measure, base, seed))
+
+
+def _other_units(measure: Measure, mine: Sequence[Score], base: Sequence[Score]) -> bool:
+    """Whether a perplexity is per another unit here than there: two tokenizers cut a text into other tokens, and a
+    figure per token then says as much of the tokenizer as of the model."""
+    counted = {s.id: s.weight for s in base}
+    return measure.kind == "exp" and any(counted.get(s.id, s.weight) != s.weight for s in mine)
 
 
 def _topics(measure: Measure, scores: Sequence[Score], seed: int) -> dict[str, Figure]:
@@ -200,11 +227,11 @@ def _p_of(line: Line) -> tuple[float | None, float | None]:
     return (line.difference.p, line.difference.least) if line.tested and line.difference else (None, None)
 
 
-def _verdict(line: Line, p: float | None) -> Verdict:
+def _verdict(line: Line) -> Verdict:
     change = line.difference
-    if p is None or change is None or change.value is None:
+    if _p_of(line)[0] is None or change is None or change.value is None:
         return "untested"
-    if p > LEVEL or change.value == 0:
+    if line.p_holm is None or line.p_holm > LEVEL or change.value == 0:
         return "same"
     if line.better == "neither":
         return "changed"

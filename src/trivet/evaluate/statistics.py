@@ -91,16 +91,15 @@ def difference(measure: Measure, mine: Sequence[Score], base: Sequence[Score] = 
     `win` and `lc_win` have no base: theirs is the distance from 0.5. Raises ValueError where nothing is shared, where
     an item's group differs, and as `estimate` does.
     """
+    p, least = permutation_test(measure, mine, base, seed)
     if measure.kind in ("win", "lc_win"):
         found = estimate(measure, mine, seed)
-        p, least = _test(measure, mine, base, seed)
         return Difference(found.value - 0.5, found.low - 0.5, found.high - 0.5, found.n, p, least)
     import numpy as np
 
     first, second = _paired(measure, mine, base)
     groups, (ours, theirs) = _group_sums(measure.kind, first, second)
     n, width = len(groups), ours.shape[1]
-    p, least = _swap_test(measure.kind, ours, theirs, _own_seed(measure, seed))
     found = bootstrap_statistic(
         np.hstack([ours, theirs]), groups,
         lambda s: _figure(measure.kind, s[..., :width]) - _figure(measure.kind, s[..., width:]),
@@ -116,9 +115,18 @@ def difference(measure: Measure, mine: Sequence[Score], base: Sequence[Score] = 
     return Difference(found.value, low, high, n, p, least)
 
 
-def p_value(measure: Measure, mine: Sequence[Score], base: Sequence[Score] = (), seed: int = 0) -> float:
-    """p of `difference` alone, which is quicker. Raises as that does."""
-    return _test(measure, mine, base, seed)[0]
+def permutation_test(measure: Measure, mine: Sequence[Score], base: Sequence[Score] = (),
+                     seed: int = 0) -> tuple[float, float]:
+    """(p, least) of `difference`, without its interval, which is quicker. Raises as that does."""
+    seed = _own_seed(measure, seed)
+    if measure.kind == "lc_win":
+        return _length_controlled_test(_items(measure, mine), seed)
+    if measure.kind == "win":
+        items = _items(measure, mine)
+        _, sides = _group_sums("win", items, items._replace(values=1 - items.values))
+    else:
+        _, sides = _group_sums(measure.kind, *_paired(measure, mine, base))
+    return _swap_test(measure.kind, sides[0], sides[1], seed)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -146,10 +154,11 @@ def in_family(p: float | None, least: float | None) -> bool:
 
 
 def holm_family(found: Sequence[tuple[float | None, float | None]]) -> list[float | None]:
-    """`holm` over (p, least) of those in the family; the others keep their p."""
+    """`holm` over (p, least) of those in the family; None for the others, which are not adjusted: none of them can
+    have reached the level."""
     inside = [i for i, (p, least) in enumerate(found) if in_family(p, least)]
     family = dict(zip(inside, holm([p for i in inside if (p := found[i][0]) is not None]), strict=True))
-    return [family.get(i, p) for i, (p, _) in enumerate(found)]
+    return [family.get(i) for i in range(len(found))]
 
 
 def wilson(share: float, n: float, level: float = 1 - LEVEL) -> tuple[float, float]:
@@ -306,19 +315,6 @@ def _deviations(level: float) -> float:
 
 
 # --- tests ----------------------------------------------------------------------------------------------
-
-
-def _test(measure: Measure, mine: Sequence[Score], base: Sequence[Score], seed: int) -> tuple[float, float]:
-    """(p, the smallest p there could have been)."""
-    seed = _own_seed(measure, seed)
-    if measure.kind == "lc_win":
-        return _length_controlled_test(_items(measure, mine), seed)
-    if measure.kind == "win":
-        items = _items(measure, mine)
-        _, sides = _group_sums("win", items, items._replace(values=1 - items.values))
-    else:
-        _, sides = _group_sums(measure.kind, *_paired(measure, mine, base))
-    return _swap_test(measure.kind, sides[0], sides[1], seed)
 
 
 def _swap_test(kind: Kind, ours: Floats, theirs: Floats, seed: int) -> tuple[float, float]:

@@ -110,7 +110,8 @@ def footnotes(tables: Sequence[Results]) -> list[str]:
         found.append(
             f"▲ better, ▼ worse, ◆ changed: significant at {first.level:.0%} after Holm's rule over {first.family} "
             "paired tests in this table (labels swapped by group; mid-p, two-sided). Without a mark: no difference was "
-            "shown. Changes of shares are in percentage points.")
+            "shown, or too few items differ to show one (such a test is not counted). Changes of shares are in "
+            "percentage points.")
     untested = list(dict.fromkeys(m.words for t in tables for m in t.measures
                                   if m.verdict == "untested" and t.base is not None))
     if untested:

@@ -45,13 +45,14 @@ def test_what_is_no_answer_obeys_nothing(reply):
 def test_scores_by_hand():
     item = next(i for i in instructions.read(CONFIG) if [c.family for c in i.constraints] == ["question", "no letter"])
     letter = item.constraints[1].values[0]
-    whole, first, second = instructions.judge(item, f"It has the letter {letter}. Is it so?")
+    whole, first, second = instructions.judge(item, f"It has the letter {letter}. Is it so?", ended=True)
     assert (whole.value, first.value, second.value) == (0, 1, 0)
     assert (whole.group, first.group, whole.topic, first.topic) == (item.id, item.id, "2 at once", "question")
 
 
-def test_gibberish_is_the_same_as_in_the_capability_check():
-    """Copied, since the check loads torch and this must not."""
-    from trivet.evaluate.capability import GIBBERISH
-
-    assert instructions.NO_WORDS == GIBBERISH
+def test_the_torn_last_word_of_an_answer_cut_off_is_not_held_against_it():
+    item = next(i for i in instructions.read(CONFIG) if [c.family for c in i.constraints] == ["lower case"])
+    answer = "it is an old house xqzt"
+    whole, _ = instructions.judge(item, answer, ended=True)
+    cut, _ = instructions.judge(item, answer, ended=False)
+    assert (whole.value, cut.value) == (0, 1)

@@ -130,12 +130,15 @@ def test_ids_are_of_the_text(tmp_path) -> None:
 
 BAD = {
     "torn": (json.dumps(ROWS)[:-40], "broken JSON", None),
-    "empty file": ("", "broken JSON", None),
+    "empty file": ("", "no questions", None),
     "empty list": ([], "no questions", None),
     "an object": (ROWS[0], "no questions", None),
     "a text": (["x"], "not a question", "[0]"),
     "no question": ([{**ROWS[0], "question": " "}], "no question", "[0].question"),
-    "half a character": ([{**ROWS[0], "question": "a\ud800"}], "no question", "[0].question"),
+    "half a character": ([{**ROWS[0], "question": "a\ud800"}], "half a surrogate pair", None),
+    "half a character in a choice": ([{**ROWS[0], "mc2_targets": {"a\ud800": 1, "b": 0}}], "half a surrogate", None),
+    "a choice twice": (json.dumps(ROWS).replace("It stops", "It runs faster"), "'It runs faster' stands twice",
+                       "It runs faster"),
     "no mc1": ([ROWS[1], {k: v for k, v in ROWS[0].items() if k != "mc1_targets"}], "no choices", "[1].mc1_targets"),
     "not 0 or 1": ([{**ROWS[0], "mc2_targets": {"a": 1, "b": 0.5}}], "no choices", "[0].mc2_targets"),
     "two true": ([{**ROWS[0], "mc1_targets": {"a": 1, "b": 1, "c": 0}}], "2 of 3", "[0].mc1_targets"),
@@ -152,6 +155,10 @@ def test_bad_files_say_where(tmp_path, name) -> None:
         read(data(tmp_path, rows))
     assert caught.value.field == field
     assert str(caught.value.file).endswith(truthfulqa.FILE)
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path) -> None:
+    assert read(data(tmp_path, "\ufeff" + json.dumps(ROWS))) == read(data(tmp_path))
 
 
 def test_missing_files(tmp_path) -> None:

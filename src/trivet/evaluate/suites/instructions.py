@@ -11,7 +11,6 @@ from trivet.evaluate.base import Measure, Score
 from trivet.evaluate.config import EvaluateConfig
 from trivet.evaluate.instructions import Instruction, generate
 from trivet.text.manner import refuses
-from trivet.text.rules import gibberish, loops, word_salad
 
 if TYPE_CHECKING:
     from trivet.evaluate.subject import Subject
@@ -21,8 +20,6 @@ POOL = 500
 every run."""
 LONGER = 2
 """Answers get this many times the tokens of other suites: some instructions ask for fifty words."""
-NO_WORDS = 0.15
-"""Share of words that are none from which an answer is gibberish, as in trivet/evaluate/capability.py."""
 
 MEASURES = (
     Measure("instructions", "helpful", "prompts whose instructions are all followed", "higher"),
@@ -41,15 +38,19 @@ def run(subject: Subject, items: Sequence[Instruction], config: EvaluateConfig) 
                       tags=[c.family for c in item.constraints]) for item in items]
     sampling = config.sampling.model_copy(update={"max_new_tokens": LONGER * config.sampling.max_new_tokens})
     rows = subject.answer("instructions", prompts, sampling)
-    return [score for item, row in zip(items, rows, strict=True) for score in judge(item, row.completions[0].text)]
+    return [score for item, row in zip(items, rows, strict=True)
+            for score in judge(item, row.completions[0].text, bool(row.completions[0].ended))]
 
 
-def judge(item: Instruction, answer: str) -> list[Score]:
-    """What one answer says of the measures.
+def judge(item: Instruction, answer: str, ended: bool) -> list[Score]:
+    """What one answer says of the measures. `ended`: the model ended it itself.
 
-    An answer that refuses, loops or is gibberish follows no instruction, though many a `do not` would be met.
+    An answer that refuses, or in which the capability check finds a fault, follows no instruction, though many a
+    `do not` would be met.
     """
-    is_one = not (refuses(answer) or loops(answer) or gibberish(answer) >= NO_WORDS or word_salad(answer))
+    from trivet.evaluate.capability import judge_answer
+
+    is_one = not (refuses(answer) or judge_answer(item.text, answer, ended))
     met = [is_one and c.met(answer, item.request) for c in item.constraints]
     whole = Score(measure="helpful.instructions", id=item.id, group=item.id, value=float(all(met)),
                   topic=f"{len(met)} at once")

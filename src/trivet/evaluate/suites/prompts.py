@@ -38,6 +38,8 @@ REPETITION = Measure("repetition", "capable", "three-word runs that stood in the
 LENGTH = Measure("length", "capable", "length of an answer", "neither", share=False, unit="tokens", tested=False)
 ENDED = Measure("ended", "capable", "answers that the model ended itself", "higher")
 MEASURES = (WIN, LC_WIN, FIRST, FLIPS, QUALITY, FLUENT, REPETITION, LENGTH, ENDED)
+PAIRS = (WIN, LC_WIN, FIRST, FLIPS)
+"""What `compare` scores: they tell of the model and its base together, or of their judge, not of one model."""
 SECOND = "/2"
 LONGER = 2
 """An answer may be so many times as long as those of other suites."""

@@ -11,7 +11,6 @@ examples, the question, `A:`; no chat template; the sum of a choice's log-probab
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from trivet.artifacts import text_id
 from trivet.errors import TrivetError
 from trivet.evaluate.base import Measure, Score
 from trivet.evaluate.config import EvaluateConfig
+from trivet.evaluate.datasets import document
 
 if TYPE_CHECKING:
     from trivet.evaluate.subject import Subject
@@ -67,22 +67,12 @@ class Question:
 def read(config: EvaluateConfig) -> list[Question]:
     """The questions of truthfulqa/mc_task.json in the data folder.
 
-    Raises TrivetError naming file and place for what is not as the benchmark's file is.
+    Raises TrivetError naming file and place for what is not as the benchmark's file is, a choice given twice among it.
     """
     if config.data is None:
         raise TrivetError("TruthfulQA needs its file", field="data", mend=f"give --data FOLDER with {FILE} in it")
     path = config.data / FILE
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TrivetError("no such file", file=path, mend="check --data") from None
-    except OSError as error:
-        raise TrivetError(f"the file can't be read: {error.strerror}", file=path, mend="check --data") from None
-    except UnicodeDecodeError:
-        raise TrivetError("this is not UTF-8 text", file=path, mend="fetch the file anew") from None
-    except (ValueError, RecursionError) as error:
-        raise TrivetError(f"broken JSON: {error}", file=path, line=getattr(error, "lineno", None),
-                          mend="fetch the file anew") from None
+    rows = document(path, "questions")
     if not isinstance(rows, list) or not rows:
         raise TrivetError("this holds no questions", file=path, expected="a JSON array of questions",
                           mend="give TruthfulQA's mc_task.json")
@@ -103,13 +93,12 @@ def _question(row: Any, index: int, path: Path) -> Question:
     if not isinstance(row, dict):
         raise fault(f"a {type(row).__name__}, not a question", "", "an object")
     text = row.get("question")
-    if not isinstance(text, str) or not text.strip() or not _writable(text):
+    if not isinstance(text, str) or not text.strip():
         raise fault("no question", ".question", "some text")
     sets = []
     for name in ("mc1_targets", "mc2_targets"):
         targets = row.get(name)
-        if not isinstance(targets, dict) or not all(
-                _writable(k) and type(v) is int and v in (0, 1) for k, v in targets.items()):
+        if not isinstance(targets, dict) or not all(type(v) is int and v in (0, 1) for v in targets.values()):
             raise fault("no choices", f".{name}", 'an object such as {"a true choice": 1, "a false one": 0}')
         true = sum(targets.values())
         if true == 0 or true == len(targets) or (name == "mc1_targets" and true != 1):
@@ -118,15 +107,6 @@ def _question(row: Any, index: int, path: Path) -> Question:
                         else "at least one true choice and a false one")
         sets.append(tuple((k, v == 1) for k, v in targets.items()))
     return Question(text_id(text.strip()), text.strip(), sets[0], sets[1])
-
-
-def _writable(text: str) -> bool:
-    """Whether it is text that a tokenizer takes: no half of a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def prompt_of(question: str) -> str:
