@@ -191,11 +191,13 @@ class PackageEnergy:
     source = "processor packages"
 
     def __init__(self, folder: Path = Path("/sys/class/powercap")) -> None:
-        found = sorted(p for p in folder.glob("intel-rapl:*") if p.name.count(":") == 1)  # N:M is a part of N
         self._zones: dict[Path, int] | None = None
         self._last: dict[Path, int] = {}
         self._joules = 0.0
         with contextlib.suppress(OSError, ValueError):  # may not be read: then it is not known
+            # N:M is a part of N; `psys`, beside them, is the whole platform, and holds the packages
+            found = sorted(p for p in folder.glob("intel-rapl:*")
+                           if p.name.count(":") == 1 and (p / "name").read_text().startswith("package"))
             self._last = {zone: int((zone / "energy_uj").read_text()) for zone in found}
             self._zones = {zone: int((zone / "max_energy_range_uj").read_text()) for zone in found}
 
