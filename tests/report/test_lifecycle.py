@@ -132,6 +132,32 @@ def test_an_evaluation_outside_of_the_run_finds_the_stage_that_made_its_model(ro
     assert any("1 better" in note for note in found.notes)
 
 
+def test_an_evaluation_of_another_model_beside_no_base_is_said(road, tmp_path) -> None:
+    other = tmp_path / "elsewhere" / "other"
+    evaluation(other, "somebody/elses", None, [line("honest.mc1", 0.3, None, "untested", None)])
+    notes = build(read_run(road), more=[other]).notes
+    assert [n for n in notes if "somebody/elses" in n] == [
+        "no stage here made somebody/elses: 1 measures of somebody/elses, beside no base"]
+    # the same of the run's own evaluations
+    evaluation(road / "before", "base-model", None, [line("honest.mc1", 0.3, None, "untested", None)])
+    assert any(n.startswith("no stage here made base-model: ") for n in build(read_run(road)).notes)
+
+
+def test_an_evaluation_that_is_named_twice_is_said_once(road, tmp_path, monkeypatch) -> None:
+    (tmp_path / "link").symlink_to(road)
+    monkeypatch.chdir(tmp_path)
+    more = [Path("road/evaluate"), road / "evaluate", tmp_path / "link" / "evaluate"]
+    assert by_name(build(read_run(road), more=more).stages)["ppo"].bought.count("attack_success") == 1
+
+
+def test_an_evaluation_beside_no_base_does_not_hide_what_the_stage_gained(road) -> None:
+    evaluation(road / "alone", str(road / "ppo" / "policy"), None, [line("honest.mc1", 0.3, None, "untested", None)])
+    assert "1 better" in by_name(build(read_run(road)).stages)["ppo"].bought
+    (road / "evaluate" / "results.json").unlink()
+    said = by_name(build(read_run(road)).stages)["ppo"].bought
+    assert said == "held-out reward +0.22 [0.07, 0.38]; 1 measures of ppo/policy, beside no base"
+
+
 def test_a_run_that_was_moved_still_knows_its_models(road, tmp_path) -> None:
     road.rename(tmp_path / "elsewhere")
     assert "1 better" in by_name(build(read_run(tmp_path / "elsewhere")).stages)["ppo"].bought

@@ -6,7 +6,7 @@ fine-tune, rank, reward, PPO, compress, evaluate. What was not measured is not s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from trivet import ledger
 from trivet.artifacts import atomic_write
 from trivet.errors import TrivetError
+from trivet.evaluate.results import Results
 from trivet.ledger import Calls, Entry, Labelling, Spent
 from trivet.report import bought, lifecycle_chart, read
 from trivet.report.config import LedgerConfig
@@ -107,8 +108,7 @@ def build(run: RunFolder, *, prices: Prices | None = None, labels: Labelling | N
         unpriced = sorted({m for i in items for m, _ in i.endpoints} - prices.endpoints.keys())
         if unpriced:
             notes.append(f"no price for {', '.join(unpriced)}: what was asked there is not in the cost")
-    notes += [f"evaluated elsewhere, {bought.evaluated(r)}" if r.base else f"evaluated, {bought.evaluated(r)}"
-              for r, made in found if not made and r.base]
+    notes += bought.elsewhere(found)
     phases = [_sum(p, p, own) for p in (*PHASES, OTHER) if (own := [i for i in items if i.phase == p])]
     return Lifecycle(run.name, tuple(items), tuple(phases), _sum("in all", "", items), prices, tuple(notes))
 
@@ -130,10 +130,10 @@ def _entry(stage: StageRun) -> Entry | None:
                  machine="", **spent.model_dump())
 
 
-def _item(stage: StageRun, found: Iterable[tuple[Any, str]]) -> Item:
+def _item(stage: StageRun, found: Sequence[tuple[Results, str]]) -> Item:
     entry = _entry(stage)
-    said = "; ".join(bought.evaluated(r) for r, made in found if made == stage.name) or bought.own_figures(stage)
-    item = Item(stage.name, phase_of(stage.stage), stage.stage, stage.summary is not None, stage.seconds, bought=said)
+    item = Item(stage.name, phase_of(stage.stage), stage.stage, stage.summary is not None, stage.seconds,
+                bought=bought.said(stage, found))
     return item if entry is None else replace(
         item, cpu_seconds=entry.cpu_seconds, gpu_seconds=entry.gpu_seconds, tokens_in=entry.tokens_in,
         tokens_out=entry.tokens_out, flops=entry.total_flops, peak_memory_bytes=entry.peak_memory_bytes,
