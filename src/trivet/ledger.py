@@ -38,6 +38,11 @@ class Calls(BaseModel):
     input_tokens: int = Field(0, ge=0)
     output_tokens: int = Field(0, ge=0)
 
+    @property
+    def tokens(self) -> int:
+        """In and out. An endpoint that tells none leaves it at 0, however much it was asked."""
+        return self.input_tokens + self.output_tokens
+
     def plus(self, other: Calls) -> Calls:
         """Both together."""
         return Calls(requests=self.requests + other.requests, input_tokens=self.input_tokens + other.input_tokens,

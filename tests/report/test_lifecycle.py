@@ -233,6 +233,42 @@ def test_what_has_no_price_is_in_no_cost(road) -> None:
     assert build(read_run(road)).total.cost is None
 
 
+def test_an_endpoint_that_told_no_tokens_has_no_cost(road) -> None:
+    path = road / "ledger.jsonl"
+    path.write_text(path.read_text().replace('"input_tokens": 2000000, "output_tokens": 100000',
+                                             '"input_tokens": 0, "output_tokens": 0'))
+    found = build(read_run(road), prices=Prices.model_validate({"endpoints": {"big": {"input": 3, "output": 12}}}))
+    assert by_name(found.stages)["evaluate"].cost is None and found.total.cost is None
+    assert any("big told no tokens" in n for n in found.notes)
+
+
+def test_what_nothing_priced_went_into_has_no_cost(road) -> None:
+    found = build(read_run(road), prices=Prices.model_validate({"endpoints": {"big": {"input": 3, "output": 12}}}))
+    cost = {i.name: i.cost for i in found.stages}
+    assert cost == dict.fromkeys(cost) | {"evaluate": pytest.approx(7.2)}
+    shown = columns(found.stages)["cost"]
+    assert shown.count("–") == len(shown) - 1
+    assert {p.name: p.cost for p in found.phases}["PPO"] is None
+    # an hour of the machine costs nothing where people label, and a price of 0 is a price
+    labels = Labelling(people_seconds=60, people_rankings=1, source="x")
+    free = by_name(build(read_run(road), prices=Prices(machine_hour=0), labels=labels).stages)
+    assert (free["label"].cost, free["ppo"].cost) == (None, 0.0)
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_people_whose_time_nobody_took_cost_something_unknown(road, store) -> None:
+    path = road / "ledger.jsonl"
+    path.write_text(path.read_text().replace('"people_seconds": 600.0', '"people_seconds": 0.0')
+                    .replace('"untimed": 2', '"untimed": 20'))
+    labels = Labelling(people_rankings=20, untimed=20, source="store") if store else None
+    found = build(read_run(road), prices=Prices(person_hour=6), labels=labels)
+    assert found.total.cost is None
+    name = "the label store" if store else "pairs"
+    assert any(f"rankings of {name} say no time: what they cost is not known" in n for n in found.notes)
+    assert by_name(build(read_run(road), prices=Prices(person_hour=6, machine_hour=2)).stages)["pairs"].cost == \
+        pytest.approx(2 / 60)
+
+
 # --- shown ------------------------------------------------------------------------------------------------
 
 

@@ -87,6 +87,7 @@ def build(run: RunFolder, *, prices: Prices | None = None, labels: Labelling | N
     found = bought.evaluations(run, more)
     if labels is not None:
         items.append(Item("label", "rank", "label", bought=_judgments(labels), **_people(labels)))
+        notes += _untimed(labels, "the label store", prices)
     for stage in run.stages:
         item = _item(stage, found)
         time = stage_labelling(stage)
@@ -97,17 +98,18 @@ def build(run: RunFolder, *, prices: Prices | None = None, labels: Labelling | N
             else:
                 item = replace(item, **_people(time))
                 sources[time.source] = stage.name
-                if time.untimed:
-                    notes.append(f"{time.untimed:,} of the {time.people_rankings + time.ai_rankings:,} rankings that "
-                                 f"{stage.name} read say no time")
+                notes += _untimed(time, stage.name, prices)
         items.append(item)
     if prices is not None:
         items = [replace(i, cost=prices.cost(
-            seconds=i.seconds, gpu_seconds=i.gpu_seconds, people_seconds=i.people_seconds or 0.0,
+            seconds=i.seconds, gpu_seconds=i.gpu_seconds, people_seconds=i.people_seconds,
             endpoints=dict(i.endpoints))) for i in items]
-        unpriced = sorted({m for i in items for m, _ in i.endpoints} - prices.endpoints.keys())
+        asked = {m for i in items for m, _ in i.endpoints}
+        unpriced = sorted(asked - prices.endpoints.keys())
         if unpriced:
             notes.append(f"no price for {', '.join(unpriced)}: what was asked there is not in the cost")
+    notes += [f"{m} told no tokens for the {calls.requests:,} requests of {i.name}: what they cost is not known"
+              for i in items for m, calls in i.endpoints if not calls.tokens]
     notes += bought.elsewhere(found)
     phases = [_sum(p, p, own) for p in (*PHASES, OTHER) if (own := [i for i in items if i.phase == p])]
     return Lifecycle(run.name, tuple(items), tuple(phases), _sum("in all", "", items), prices, tuple(notes))
@@ -145,6 +147,15 @@ def _people(time: Labelling) -> dict[str, Any]:
     timed = time.people_seconds or time.untimed < time.people_rankings
     return {"people_seconds": time.people_seconds if timed else None, "rankings": time.people_rankings,
             "ai_seconds": time.ai_seconds}
+
+
+def _untimed(time: Labelling, name: str, prices: Prices | None) -> list[str]:
+    """What is said of rankings without a time; of an AI labeler's the cost is not in question."""
+    if not time.untimed:
+        return []
+    priced = prices is not None and prices.person_hour is not None and time.people_rankings
+    cost = ": what they cost is not known, and not in the sum" if priced else ""
+    return [f"{time.untimed:,} of the {time.people_rankings + time.ai_rankings:,} rankings of {name} say no time{cost}"]
 
 
 def _judgments(time: Labelling) -> str:
