@@ -33,7 +33,7 @@ class Config(StageConfig):
 
 
 def only(folder: Path) -> Entry:
-    (entry,) = ledger.entries(folder / "ledger.jsonl")
+    (entry,) = ledger.read(folder / "ledger.jsonl")
     return entry
 
 
@@ -192,12 +192,12 @@ def test_old_lines_are_read_beside_new_ones(tmp_path) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_text(json.dumps(OLD) + "\n" + json.dumps(OLD | {"name": "reward", "seconds": 1.0}) + '\n{"torn')
     ledger.append(path, Entry(**(OLD | {"schema_version": 2, "flops": {"forward": 5, "backward": 1}})))
-    ppo, reward = ledger.entries(path)
+    ppo, reward = ledger.read(path)
     assert ppo.total_flops == 6 and reward.total_flops is None
     assert (reward.tokens_in, reward.tokens_out) == (30, 12)
     assert reward.energy_joules is None and reward.people_seconds == 0
-    assert [e["name"] for e in ledger.read(path)] == ["ppo", "reward"]
-    assert ledger.entries(tmp_path / "nothing") == []
+    assert [ppo.name, reward.name] == ["ppo", "reward"]
+    assert ledger.read(tmp_path / "nothing") == []
 
 
 @pytest.mark.parametrize(("line", "field"), [("[1]", None), ('{"name": "x"}', "stage"),
@@ -205,7 +205,7 @@ def test_old_lines_are_read_beside_new_ones(tmp_path) -> None:
 def test_a_line_that_is_no_entry(tmp_path, line, field) -> None:
     (tmp_path / "ledger.jsonl").write_text(f"{json.dumps(OLD)}\n{line}\n")
     with pytest.raises(TrivetError) as raised:
-        ledger.entries(tmp_path / "ledger.jsonl")
+        ledger.read(tmp_path / "ledger.jsonl")
     assert (raised.value.line, raised.value.field) == (2, field)
 
 

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -318,22 +318,11 @@ def append(path: Path, entry: Entry) -> None:
         os.fsync(file.fileno())
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """All entries, a stage's last one winning; an absent file is an empty ledger."""
-    if not path.exists():
-        return []
-    entries: dict[str, dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # a line torn by a power cut: the stage that wrote it was not finished
-        entries[value["name"]] = value
-    return list(entries.values())
+def read(path: Path) -> list[Entry]:
+    """All entries, a stage's last one winning; an absent file is an empty ledger.
 
-
-def entries(path: Path) -> list[Entry]:
-    """`read`, each one checked. Raises TrivetError for a line that is no entry of this or an older version."""
+    Raises TrivetError for a line that is no entry of this or an older version.
+    """
     found: dict[str, Entry] = {}
     if not path.exists():
         return []
@@ -341,7 +330,7 @@ def entries(path: Path) -> list[Entry]:
         try:
             entry = Entry.model_validate(json.loads(line))
         except json.JSONDecodeError:
-            continue  # torn, as in `read`
+            continue  # a line torn by a power cut: the stage that wrote it was not finished
         except ValidationError as error:
             fault = error.errors()[0]
             raise TrivetError(f"this line is no entry of a ledger: {fault['msg']}", file=path, line=number,

@@ -347,3 +347,11 @@ def test_a_damaged_ledger_is_refused_before_anything_is_written(road) -> None:
     with pytest.raises(TrivetError, match="no entry of a ledger"):
         lifecycle.ledger_command(lifecycle.LedgerConfig(run=road))
     assert not (road / "lifecycle.svg").exists()
+    with pytest.raises(TrivetError, match="no entry of a ledger"):
+        write_report(ReportConfig(run=road))
+
+
+def test_a_letter_that_is_torn_is_read_by_all_alike(road) -> None:
+    path = road / "ledger.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"name": "\xe2\x82\n')
+    assert read_run(road).stages[0].cost.machine == "a small machine"

@@ -11,15 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trivet import ledger
 from trivet.artifacts import atomic_write
 from trivet.errors import TrivetError
 from trivet.evaluate.results import Results
 from trivet.ledger import Calls, Entry, Labelling, Spent
-from trivet.report import bought, lifecycle_chart, read
+from trivet.report import bought, lifecycle_chart
 from trivet.report.config import LedgerConfig
 from trivet.report.prices import Prices, read_prices
-from trivet.report.read import RunFolder, StageRun
+from trivet.report.read import RunFolder, StageRun, read_run
 from trivet.report.words import duration
 
 PHASES = {
@@ -104,8 +103,7 @@ def build(run: RunFolder, *, prices: Prices | None = None, labels: Labelling | N
         items = [replace(i, cost=prices.cost(
             seconds=i.seconds, gpu_seconds=i.gpu_seconds, people_seconds=i.people_seconds,
             endpoints=dict(i.endpoints))) for i in items]
-        asked = {m for i in items for m, _ in i.endpoints}
-        unpriced = sorted(asked - prices.endpoints.keys())
+        unpriced = sorted({m for i in items for m, _ in i.endpoints} - prices.endpoints.keys())
         if unpriced:
             notes.append(f"no price for {', '.join(unpriced)}: what was asked there is not in the cost")
     notes += [f"{m} told no tokens for the {calls.requests:,} requests of {i.name}: what they cost is not known"
@@ -124,7 +122,7 @@ def stage_labelling(stage: StageRun) -> Labelling | None:
 def _entry(stage: StageRun) -> Entry | None:
     """A stage's line of the ledger; of an unfinished one what it wrote down so far."""
     if stage.cost is not None:
-        return Entry.model_validate(stage.cost)
+        return stage.cost
     if stage.summary is not None or "spent" not in stage.state:
         return None
     spent = Spent.model_validate(stage.state["spent"])
@@ -245,10 +243,7 @@ def ledger_command(config: LedgerConfig) -> Path:
         from trivet.feedback.labels import labelling_time
 
         labels = labelling_time(config.labels)
-    if config.run.is_dir():
-        home = config.run.resolve().parent if read.stage_name(config.run) else config.run
-        ledger.entries(home / "ledger.jsonl")  # damaged lines are found here, with their number
-    found = build(read.read_run(config.run), prices=prices, labels=labels, more=config.evaluations)
+    found = build(read_run(config.run), prices=prices, labels=labels, more=config.evaluations)
     path = config.out or config.run / "lifecycle.svg"
     if path.suffix != ".svg":
         raise TrivetError(f"the chart is an SVG file, not {path.suffix or 'one without an ending'}", file=path,
