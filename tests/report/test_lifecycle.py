@@ -163,6 +163,24 @@ def test_a_run_that_was_moved_still_knows_its_models(road, tmp_path) -> None:
     assert "1 better" in by_name(build(read_run(tmp_path / "elsewhere")).stages)["ppo"].bought
 
 
+def test_whose_a_model_is(road, monkeypatch) -> None:
+    (road / "reward" / "reward").mkdir()
+    path = road / "reward" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"artifacts": {"reward": {"path": "reward"}}}))
+    run = read_run(road)
+    for spec, name in ((road / "ppo" / "policy", "ppo"), (road / "reward" / "reward", "reward"),
+                       (road / "ppo", None), ("a/policy", None), ("", None), (None, None)):
+        stage = run.maker(None if spec is None else str(spec))
+        assert (stage and stage.name) == name
+    assert run.behind(f"0.5*{road}/reward/reward").name == "reward"
+    assert run.behind(str(road / "ppo" / "policy")) is None  # no reward model
+    # of a run that was moved, read from inside of a stage's folder
+    was = str(road / "ppo" / "policy")
+    road.rename(road.with_name("elsewhere"))
+    monkeypatch.chdir(road.with_name("elsewhere") / "ppo")
+    assert read_run(Path(".")).maker(was).name == "ppo"
+
+
 def test_many_changes_are_counted_and_the_surest_named() -> None:
     lines = [line(f"honest.m{i}", 0.5, 0.4, "better", 0.01 * i) for i in range(5)]
     found = results.Results.model_validate({

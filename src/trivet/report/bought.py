@@ -25,21 +25,8 @@ def evaluations(run: RunFolder, more: Sequence[Path]) -> list[tuple[Results, str
     for folder in [*own, *more]:
         folders.setdefault(folder.resolve(), folder)
     found = [results.read(folder) for folder in folders.values()]
-    return [(r, maker(run, r.model)) for r in found]
-
-
-def maker(run: RunFolder, model: str) -> str:
-    """The name of the stage whose artifact a model is; "" where it is none of this run."""
-    path = Path(model)
-    homes = {Path(str(s.setting("out"))).parent for s in run.stages if s.setting("out")}
-    for stage in run.stages:
-        for known in (stage.summary or {}).get("artifacts", {}).values():
-            made = stage.folder / known["path"]
-            # after the run folder was moved its paths still agree among themselves
-            moved = path.parts[-2:] == made.parts[-2:] and path.parent.parent in homes
-            if moved or path.resolve() == made.resolve():
-                return stage.name
-    return ""
+    makers = [run.maker(r.model) for r in found]
+    return [(r, stage.name if stage else "") for r, stage in zip(found, makers, strict=True)]
 
 
 def said(stage: StageRun, found: Sequence[tuple[Results, str]]) -> str:

@@ -106,21 +106,23 @@ class RunFolder:
         """The stages of a kind."""
         return [s for s in self.stages if s.stage == stage]
 
-    def behind(self, spec: str | None) -> StageRun | None:
-        """The reward stage of this run whose reward model a setting names."""
-        if not spec:
-            return None
-        path = Path(spec.rpartition("*")[2])
+    def maker(self, model: str | None) -> StageRun | None:
+        """The stage that made what stands at a path; None where no stage of this run did."""
+        path = Path(model or "")
         homes = {Path(str(s.setting("out"))).parent for s in self.stages if s.setting("out")}
-        for stage in self.of("reward"):
-            model = stage.artifact("reward")
-            if model is None:
-                continue
-            # after the run folder was moved its paths still agree among themselves
-            moved = path.parts[-2:] == model.parts[-2:] and path.parent.parent in homes
-            if moved or path.resolve() == model.resolve():
-                return stage
+        for stage in self.stages if model else ():
+            for known in (stage.summary or {}).get("artifacts", {}).values():
+                made = (stage.folder / known["path"]).absolute()
+                # after the run folder was moved its paths still agree among themselves
+                moved = path.parts[-2:] == made.parts[-2:] and path.parent.parent in homes
+                if moved or path.resolve() == made.resolve():
+                    return stage
         return None
+
+    def behind(self, spec: str | None) -> StageRun | None:
+        """The reward stage of this run whose reward model, which is still there, a setting names."""
+        stage = self.maker((spec or "").rpartition("*")[2])
+        return stage if stage is not None and stage.stage == "reward" and stage.artifact("reward") else None
 
 
 def read_run(folder: Path) -> RunFolder:
