@@ -204,11 +204,12 @@ def _cost(run: RunFolder) -> dict[str, Any]:
     """The table of stages, the chart of the run's life, and PPO's phases."""
     found = lifecycle.build(run)
     cells = lifecycle.columns(found.stages)
-    table = [{"stage": s, "cells": [c[place] for c in cells.values()],
-              "tokens": ", ".join(f"{k} {v:,}" for k, v in s.cost.tokens.items()) if s.cost else "",
-              "attempts": s.cost.attempts if s.cost else s.state.get("attempts", 1),
-              "started": s.cost.started if s.cost else "–"}
-             for place, s in enumerate(run.stages)]
+    table: list[dict[str, Any]] = [
+        {"stage": s, "cells": [c[place] for c in cells.values()],
+         "tokens": ", ".join(f"{k} {v:,}" for k, v in s.cost.tokens.items()) if s.cost else "",
+         "attempts": s.cost.attempts if s.cost else s.state.get("attempts", 1),
+         "started": s.cost.started if s.cost else "–"}
+        for place, s in enumerate(run.stages)]
     life = plots.draw("lifecycle", "What each phase cost, and what it bought", lifecycle_chart.figure(found),
                       lifecycle_chart.alt(found), " ".join(f"{n[0].upper()}{n[1:]}." for n in found.notes)) \
         if len(found.phases) > 1 else None
