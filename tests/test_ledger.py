@@ -33,7 +33,7 @@ class Config(StageConfig):
 
 
 def only(folder: Path) -> Entry:
-    (entry,) = ledger.entries(folder / "ledger.jsonl")
+    (entry,) = ledger.read(folder / "ledger.jsonl")
     return entry
 
 
@@ -192,12 +192,12 @@ def test_old_lines_are_read_beside_new_ones(tmp_path) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_text(json.dumps(OLD) + "\n" + json.dumps(OLD | {"name": "reward", "seconds": 1.0}) + '\n{"torn')
     ledger.append(path, Entry(**(OLD | {"schema_version": 2, "flops": {"forward": 5, "backward": 1}})))
-    ppo, reward = ledger.entries(path)
+    ppo, reward = ledger.read(path)
     assert ppo.total_flops == 6 and reward.total_flops is None
     assert (reward.tokens_in, reward.tokens_out) == (30, 12)
     assert reward.energy_joules is None and reward.people_seconds == 0
-    assert [e["name"] for e in ledger.read(path)] == ["ppo", "reward"]
-    assert ledger.entries(tmp_path / "nothing") == []
+    assert [ppo.name, reward.name] == ["ppo", "reward"]
+    assert ledger.read(tmp_path / "nothing") == []
 
 
 @pytest.mark.parametrize(("line", "field"), [("[1]", None), ('{"name": "x"}', "stage"),
@@ -205,23 +205,25 @@ def test_old_lines_are_read_beside_new_ones(tmp_path) -> None:
 def test_a_line_that_is_no_entry(tmp_path, line, field) -> None:
     (tmp_path / "ledger.jsonl").write_text(f"{json.dumps(OLD)}\n{line}\n")
     with pytest.raises(TrivetError) as raised:
-        ledger.entries(tmp_path / "ledger.jsonl")
+        ledger.read(tmp_path / "ledger.jsonl")
     assert (raised.value.line, raised.value.field) == (2, field)
 
 
 # --- energy ---------------------------------------------------------------------------------------------------
 
 
-def zone(folder: Path, name: str, joules: int, span: int = 1000) -> Path:
-    (folder / name).mkdir(parents=True)
-    (folder / name / "max_energy_range_uj").write_text(f"{span * 1_000_000}\n")
-    (folder / name / "energy_uj").write_text(f"{joules * 1_000_000}\n")
-    return folder / name / "energy_uj"
+def zone(folder: Path, place: str, name: str, joules: int, span: int = 1000) -> Path:
+    """A counter as /sys/class/powercap has it: `place` its folder, `name` what it is of."""
+    (folder / place).mkdir(parents=True)
+    (folder / place / "name").write_text(f"{name}\n")
+    (folder / place / "max_energy_range_uj").write_text(f"{span * 1_000_000}\n")
+    (folder / place / "energy_uj").write_text(f"{joules * 1_000_000}\n")
+    return folder / place / "energy_uj"
 
 
 def test_energy_of_the_packages_adds_up_round_the_counters_end(tmp_path) -> None:
-    first, second = zone(tmp_path, "intel-rapl:0", 990), zone(tmp_path, "intel-rapl:1", 10)
-    zone(tmp_path, "intel-rapl:0:0", 5)  # a part of the first package
+    first, second = zone(tmp_path, "intel-rapl:0", "package-0", 990), zone(tmp_path, "intel-rapl:1", "package-1", 10)
+    zone(tmp_path, "intel-rapl:0:0", "core", 5)  # a part of the first package
     energy = PackageEnergy(tmp_path)
     assert energy.joules() == 0
     first.write_text("20000000\n")  # over its end at 1000: 30 J
@@ -233,9 +235,20 @@ def test_energy_of_the_packages_adds_up_round_the_counters_end(tmp_path) -> None
     assert energy.joules() is None  # one package of two is not the machine
 
 
+def test_the_platforms_counter_which_holds_the_packages_is_not_added(tmp_path) -> None:
+    package = zone(tmp_path, "intel-rapl:0", "package-0", 10)
+    platform = zone(tmp_path, "intel-rapl:1", "psys", 10)
+    energy = PackageEnergy(tmp_path)
+    package.write_text("14000000\n")
+    platform.write_text("19000000\n")
+    assert energy.joules() == pytest.approx(4)
+    package.parent.joinpath("name").write_text("psys\n")
+    assert PackageEnergy(tmp_path).joules() is None  # no package is told of
+
+
 def test_energy_that_the_machine_does_not_tell_is_not_known(tmp_path) -> None:
     assert PackageEnergy(tmp_path / "nothing").joules() is None
-    zone(tmp_path, "intel-rapl:0", 1).write_text("secret")
+    zone(tmp_path, "intel-rapl:0", "package-0", 1).write_text("secret")
     assert PackageEnergy(tmp_path).joules() is None
     assert GpuEnergy("GPU-1234", library="libnothing.so").joules() is None
 
@@ -248,7 +261,7 @@ def test_energy_is_summed_where_all_of_it_is_known() -> None:
 
 
 def test_a_meter_tells_the_energy_of_packages_and_probe_together(tmp_path, monkeypatch) -> None:
-    counter = zone(tmp_path, "intel-rapl:0", 1)
+    counter = zone(tmp_path, "intel-rapl:0", "package-0", 1)
     monkeypatch.setattr(PackageEnergy, "__init__", lambda self, folder=tmp_path, was=PackageEnergy.__init__:
                         was(self, folder))
 

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -37,6 +37,11 @@ class Calls(BaseModel):
     requests: int = Field(0, ge=0)
     input_tokens: int = Field(0, ge=0)
     output_tokens: int = Field(0, ge=0)
+
+    @property
+    def tokens(self) -> int:
+        """In and out. An endpoint that tells none leaves it at 0, however much it was asked."""
+        return self.input_tokens + self.output_tokens
 
     def plus(self, other: Calls) -> Calls:
         """Both together."""
@@ -191,11 +196,13 @@ class PackageEnergy:
     source = "processor packages"
 
     def __init__(self, folder: Path = Path("/sys/class/powercap")) -> None:
-        found = sorted(p for p in folder.glob("intel-rapl:*") if p.name.count(":") == 1)  # N:M is a part of N
         self._zones: dict[Path, int] | None = None
         self._last: dict[Path, int] = {}
         self._joules = 0.0
         with contextlib.suppress(OSError, ValueError):  # may not be read: then it is not known
+            # N:M is a part of N; `psys`, beside them, is the whole platform, and holds the packages
+            found = sorted(p for p in folder.glob("intel-rapl:*")
+                           if p.name.count(":") == 1 and (p / "name").read_text().startswith("package"))
             self._last = {zone: int((zone / "energy_uj").read_text()) for zone in found}
             self._zones = {zone: int((zone / "max_energy_range_uj").read_text()) for zone in found}
 
@@ -311,22 +318,11 @@ def append(path: Path, entry: Entry) -> None:
         os.fsync(file.fileno())
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """All entries, a stage's last one winning; an absent file is an empty ledger."""
-    if not path.exists():
-        return []
-    entries: dict[str, dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # a line torn by a power cut: the stage that wrote it was not finished
-        entries[value["name"]] = value
-    return list(entries.values())
+def read(path: Path) -> list[Entry]:
+    """All entries, a stage's last one winning; an absent file is an empty ledger.
 
-
-def entries(path: Path) -> list[Entry]:
-    """`read`, each one checked. Raises TrivetError for a line that is no entry of this or an older version."""
+    Raises TrivetError for a line that is no entry of this or an older version.
+    """
     found: dict[str, Entry] = {}
     if not path.exists():
         return []
@@ -334,7 +330,7 @@ def entries(path: Path) -> list[Entry]:
         try:
             entry = Entry.model_validate(json.loads(line))
         except json.JSONDecodeError:
-            continue  # torn, as in `read`
+            continue  # a line torn by a power cut: the stage that wrote it was not finished
         except ValidationError as error:
             fault = error.errors()[0]
             raise TrivetError(f"this line is no entry of a ledger: {fault['msg']}", file=path, line=number,

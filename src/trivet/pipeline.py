@@ -276,6 +276,5 @@ def run_figures(summaries: dict[str, Summary], out: Path) -> dict[str, Any]:
             figures[key] = ppo[key]
     figures["seconds"] = {name: s.seconds for name, s in summaries.items()}
     figures["steps"] = {name: s.stage for name, s in summaries.items()}
-    entries = ledger.read(out / "ledger.jsonl")
-    figures["peak_memory_bytes"] = max((e["peak_memory_bytes"] for e in entries), default=0)
+    figures["peak_memory_bytes"] = max((e.peak_memory_bytes for e in ledger.read(out / "ledger.jsonl")), default=0)
     return figures

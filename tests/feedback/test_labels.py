@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from simulated import simulate
+from trivet import ledger
 from trivet.artifacts import Completions, Preference, Ranking, read_rows
 from trivet.cli import main
 from trivet.errors import TrivetError
@@ -17,7 +18,6 @@ from trivet.feedback.config import PairsConfig
 from trivet.feedback.labels import database_file, labelling_time, read_labels
 from trivet.feedback.pairs import PairsSummary, run
 from trivet.feedback.store import Store
-from trivet.ledger import entries
 from trivet.runs import execute
 
 
@@ -191,7 +191,7 @@ def test_the_ledger_says_how_long_people_took_and_ai_labelers_apart(tmp_path) ->
         last = given
         store.edit(last.id, robot.id, [2, 1], seconds=5.0, request_id="again")
     go(tmp_path / "run", tmp_path / "labels.db", heldout=0.3)
-    (entry,) = entries(tmp_path / "ledger.jsonl")
+    (entry,) = ledger.read(tmp_path / "ledger.jsonl")
     assert entry.labelling is not None
     assert (entry.people_seconds, entry.labelling.people_rankings) == (210.0, 8)
     assert (entry.labelling.ai_seconds, entry.labelling.ai_rankings, entry.labelling.untimed) == (17.0, 8, 2)
@@ -207,7 +207,7 @@ def test_equal_rankings_are_told_to_be_equal(labelled, tmp_path, jsonl) -> None:
                                ("c", ["--input", str(jsonl("few.jsonl", [r.model_dump(mode="json")
                                                                          for r in rows[:60]]))], [])):
         main(["pairs", *source, *more, "--out", str(tmp_path / name)])
-    a, b, c = (e.labelling.source for e in entries(tmp_path / "ledger.jsonl") if e.labelling)
+    a, b, c = (e.labelling.source for e in ledger.read(tmp_path / "ledger.jsonl") if e.labelling)
     assert a == b != c
 
 

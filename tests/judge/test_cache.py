@@ -12,6 +12,7 @@ from trivet.judge.budget import Budget
 from trivet.judge.cache import Kept, Line, Spent, Verdicts, case_key
 from trivet.judge.cases import Case, Criterion
 from trivet.judge.criteria import BETTER, GOOD
+from trivet.ledger import Calls
 
 
 def case(answer: str = "a", id: str = "c", **changes) -> Case:
@@ -119,6 +120,8 @@ def test_what_was_spent_is_summed_by_model(tmp_path) -> None:
     assert verdicts.spent == Verdicts(file).spent == {
         "m": Spent(model="m", requests=2, input_tokens=20, output_tokens=4), "n": Spent(model="n", requests=1)}
     assert verdicts.spent["m"].tokens == 24
+    # what the ledger counts, with the model's name: they add up there
+    assert verdicts.spent["m"].plus(verdicts.spent["n"]) == Calls(requests=3, input_tokens=20, output_tokens=4)
 
 
 def test_a_budget_holds_back_what_requests_in_flight_may_cost() -> None:

@@ -132,9 +132,53 @@ def test_an_evaluation_outside_of_the_run_finds_the_stage_that_made_its_model(ro
     assert any("1 better" in note for note in found.notes)
 
 
+def test_an_evaluation_of_another_model_beside_no_base_is_said(road, tmp_path) -> None:
+    other = tmp_path / "elsewhere" / "other"
+    evaluation(other, "somebody/elses", None, [line("honest.mc1", 0.3, None, "untested", None)])
+    notes = build(read_run(road), more=[other]).notes
+    assert [n for n in notes if "somebody/elses" in n] == [
+        "no stage here made somebody/elses: 1 measures of somebody/elses, beside no base"]
+    # the same of the run's own evaluations
+    evaluation(road / "before", "base-model", None, [line("honest.mc1", 0.3, None, "untested", None)])
+    assert any(n.startswith("no stage here made base-model: ") for n in build(read_run(road)).notes)
+
+
+def test_an_evaluation_that_is_named_twice_is_said_once(road, tmp_path, monkeypatch) -> None:
+    (tmp_path / "link").symlink_to(road)
+    monkeypatch.chdir(tmp_path)
+    more = [Path("road/evaluate"), road / "evaluate", tmp_path / "link" / "evaluate"]
+    assert by_name(build(read_run(road), more=more).stages)["ppo"].bought.count("attack_success") == 1
+
+
+def test_an_evaluation_beside_no_base_does_not_hide_what_the_stage_gained(road) -> None:
+    evaluation(road / "alone", str(road / "ppo" / "policy"), None, [line("honest.mc1", 0.3, None, "untested", None)])
+    assert "1 better" in by_name(build(read_run(road)).stages)["ppo"].bought
+    (road / "evaluate" / "results.json").unlink()
+    said = by_name(build(read_run(road)).stages)["ppo"].bought
+    assert said == "held-out reward +0.22 [0.07, 0.38]; 1 measures of ppo/policy, beside no base"
+
+
 def test_a_run_that_was_moved_still_knows_its_models(road, tmp_path) -> None:
     road.rename(tmp_path / "elsewhere")
     assert "1 better" in by_name(build(read_run(tmp_path / "elsewhere")).stages)["ppo"].bought
+
+
+def test_whose_a_model_is(road, monkeypatch) -> None:
+    (road / "reward" / "reward").mkdir()
+    path = road / "reward" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"artifacts": {"reward": {"path": "reward"}}}))
+    run = read_run(road)
+    for spec, name in ((road / "ppo" / "policy", "ppo"), (road / "reward" / "reward", "reward"),
+                       (road / "ppo", None), ("a/policy", None), ("", None), (None, None)):
+        stage = run.maker(None if spec is None else str(spec))
+        assert (stage and stage.name) == name
+    assert run.behind(f"0.5*{road}/reward/reward").name == "reward"
+    assert run.behind(str(road / "ppo" / "policy")) is None  # no reward model
+    # of a run that was moved, read from inside of a stage's folder
+    was = str(road / "ppo" / "policy")
+    road.rename(road.with_name("elsewhere"))
+    monkeypatch.chdir(road.with_name("elsewhere") / "ppo")
+    assert read_run(Path(".")).maker(was).name == "ppo"
 
 
 def test_many_changes_are_counted_and_the_surest_named() -> None:
@@ -205,6 +249,42 @@ def test_what_has_no_price_is_in_no_cost(road) -> None:
     assert found.total.cost == pytest.approx(1.0)
     assert any("no price for big" in n for n in found.notes)
     assert build(read_run(road)).total.cost is None
+
+
+def test_an_endpoint_that_told_no_tokens_has_no_cost(road) -> None:
+    path = road / "ledger.jsonl"
+    path.write_text(path.read_text().replace('"input_tokens": 2000000, "output_tokens": 100000',
+                                             '"input_tokens": 0, "output_tokens": 0'))
+    found = build(read_run(road), prices=Prices.model_validate({"endpoints": {"big": {"input": 3, "output": 12}}}))
+    assert by_name(found.stages)["evaluate"].cost is None and found.total.cost is None
+    assert any("big told no tokens" in n for n in found.notes)
+
+
+def test_what_nothing_priced_went_into_has_no_cost(road) -> None:
+    found = build(read_run(road), prices=Prices.model_validate({"endpoints": {"big": {"input": 3, "output": 12}}}))
+    cost = {i.name: i.cost for i in found.stages}
+    assert cost == dict.fromkeys(cost) | {"evaluate": pytest.approx(7.2)}
+    shown = columns(found.stages)["cost"]
+    assert shown.count("–") == len(shown) - 1
+    assert {p.name: p.cost for p in found.phases}["PPO"] is None
+    # an hour of the machine costs nothing where people label, and a price of 0 is a price
+    labels = Labelling(people_seconds=60, people_rankings=1, source="x")
+    free = by_name(build(read_run(road), prices=Prices(machine_hour=0), labels=labels).stages)
+    assert (free["label"].cost, free["ppo"].cost) == (None, 0.0)
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_people_whose_time_nobody_took_cost_something_unknown(road, store) -> None:
+    path = road / "ledger.jsonl"
+    path.write_text(path.read_text().replace('"people_seconds": 600.0', '"people_seconds": 0.0')
+                    .replace('"untimed": 2', '"untimed": 20'))
+    labels = Labelling(people_rankings=20, untimed=20, source="store") if store else None
+    found = build(read_run(road), prices=Prices(person_hour=6), labels=labels)
+    assert found.total.cost is None
+    name = "the label store" if store else "pairs"
+    assert any(f"rankings of {name} say no time: what they cost is not known" in n for n in found.notes)
+    assert by_name(build(read_run(road), prices=Prices(person_hour=6, machine_hour=2)).stages)["pairs"].cost == \
+        pytest.approx(2 / 60)
 
 
 # --- shown ------------------------------------------------------------------------------------------------
@@ -285,3 +365,11 @@ def test_a_damaged_ledger_is_refused_before_anything_is_written(road) -> None:
     with pytest.raises(TrivetError, match="no entry of a ledger"):
         lifecycle.ledger_command(lifecycle.LedgerConfig(run=road))
     assert not (road / "lifecycle.svg").exists()
+    with pytest.raises(TrivetError, match="no entry of a ledger"):
+        write_report(ReportConfig(run=road))
+
+
+def test_a_letter_that_is_torn_is_read_by_all_alike(road) -> None:
+    path = road / "ledger.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"name": "\xe2\x82\n')
+    assert read_run(road).stages[0].cost.machine == "a small machine"

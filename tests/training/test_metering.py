@@ -16,7 +16,7 @@ FAST = ["--device.threads", "1"]
 
 
 def entry(out) -> ledger.Entry:
-    (found,) = (e for e in ledger.entries(out.parent / "ledger.jsonl") if e.name == out.name)
+    (found,) = (e for e in ledger.read(out.parent / "ledger.jsonl") if e.name == out.name)
     return found
 
 

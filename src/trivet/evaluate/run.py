@@ -4,7 +4,7 @@
         scores/SUITE.jsonl      what each item says of each measure; its presence says that the suite is finished
         scores/pairs.jsonl      what the judge says of the model's answers beside the base's
         base/answers, scores    the same of the base, unless it was evaluated before
-        judge/, grader/         verdicts, kept so that nothing is asked twice
+        judge/, grader/         verdicts, kept so that this folder asks nothing twice
         results.json, table.md  the table
 """
 

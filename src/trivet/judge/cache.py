@@ -16,33 +16,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from trivet.artifacts import Row, json_lines, row_error, write_error
 from trivet.judge.cases import Case
+from trivet.ledger import Calls
 from trivet.training.progress import bar
 
 Keep = Callable[[Sequence[tuple[int, float]]], None]
 """Takes verdicts as they come: (number of the case, probability)."""
 
 
-class Spent(BaseModel):
-    """What an endpoint was asked for: requests sent, and tokens as it counted them."""
+class Spent(Calls):
+    """What the ledger counts of an endpoint, with the model's name, so that a line of verdicts.jsonl says it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
     model: str
-    requests: int = Field(0, ge=0)
-    input_tokens: int = Field(0, ge=0)
-    output_tokens: int = Field(0, ge=0)
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(model=self.model, requests=self.requests + other.requests,
-                     input_tokens=self.input_tokens + other.input_tokens,
-                     output_tokens=self.output_tokens + other.output_tokens)
-
-    @property
-    def tokens(self) -> int:
-        return self.input_tokens + self.output_tokens
+        return Spent(model=self.model, **self.plus(other).model_dump())
 
     @property
     def words(self) -> str:

@@ -21,22 +21,25 @@ def evaluations(run: RunFolder, more: Sequence[Path]) -> list[tuple[Results, str
     Raises TrivetError for a folder of `more` that holds no finished evaluation.
     """
     own = [s.folder for s in run.of("evaluate") if s.summary is not None and (s.folder / results.RESULTS).is_file()]
-    found = [results.read(folder) for folder in dict.fromkeys([*own, *more])]
-    return [(r, maker(run, r.model)) for r in found]
+    folders: dict[Path, Path] = {}
+    for folder in [*own, *more]:
+        folders.setdefault(folder.resolve(), folder)
+    found = [results.read(folder) for folder in folders.values()]
+    makers = [run.maker(r.model) for r in found]
+    return [(r, stage.name if stage else "") for r, stage in zip(found, makers, strict=True)]
 
 
-def maker(run: RunFolder, model: str) -> str:
-    """The name of the stage whose artifact a model is; "" where it is none of this run."""
-    path = Path(model)
-    homes = {Path(str(s.setting("out"))).parent for s in run.stages if s.setting("out")}
-    for stage in run.stages:
-        for known in (stage.summary or {}).get("artifacts", {}).values():
-            made = stage.folder / known["path"]
-            # after the run folder was moved its paths still agree among themselves
-            moved = path.parts[-2:] == made.parts[-2:] and path.parent.parent in homes
-            if moved or path.resolve() == made.resolve():
-                return stage.name
-    return ""
+def said(stage: StageRun, found: Sequence[tuple[Results, str]]) -> str:
+    """What a stage bought: what evaluations say of what it made; its own figures where none of them has a base."""
+    made = [r for r, by in found if by == stage.name]
+    words = [evaluated(r) for r in made]
+    own = "" if any(r.base for r in made) else own_figures(stage)
+    return "; ".join([own, *words] if own else words)
+
+
+def elsewhere(found: Sequence[tuple[Results, str]]) -> list[str]:
+    """What evaluations say of models that no stage of the run made."""
+    return [f"no stage here made {_short(r.model)}: {evaluated(r)}" for r, by in found if not by]
 
 
 def evaluated(found: Results) -> str:

@@ -6,19 +6,19 @@ fine-tune, rank, reward, PPO, compress, evaluate. What was not measured is not s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trivet import ledger
 from trivet.artifacts import atomic_write
 from trivet.errors import TrivetError
+from trivet.evaluate.results import Results
 from trivet.ledger import Calls, Entry, Labelling, Spent
-from trivet.report import bought, lifecycle_chart, read
+from trivet.report import bought, lifecycle_chart
 from trivet.report.config import LedgerConfig
 from trivet.report.prices import Prices, read_prices
-from trivet.report.read import RunFolder, StageRun
+from trivet.report.read import RunFolder, StageRun, read_run
 from trivet.report.words import duration
 
 PHASES = {
@@ -86,6 +86,7 @@ def build(run: RunFolder, *, prices: Prices | None = None, labels: Labelling | N
     found = bought.evaluations(run, more)
     if labels is not None:
         items.append(Item("label", "rank", "label", bought=_judgments(labels), **_people(labels)))
+        notes += _untimed(labels, "the label store", prices)
     for stage in run.stages:
         item = _item(stage, found)
         time = stage_labelling(stage)
@@ -96,19 +97,18 @@ def build(run: RunFolder, *, prices: Prices | None = None, labels: Labelling | N
             else:
                 item = replace(item, **_people(time))
                 sources[time.source] = stage.name
-                if time.untimed:
-                    notes.append(f"{time.untimed:,} of the {time.people_rankings + time.ai_rankings:,} rankings that "
-                                 f"{stage.name} read say no time")
+                notes += _untimed(time, stage.name, prices)
         items.append(item)
     if prices is not None:
         items = [replace(i, cost=prices.cost(
-            seconds=i.seconds, gpu_seconds=i.gpu_seconds, people_seconds=i.people_seconds or 0.0,
+            seconds=i.seconds, gpu_seconds=i.gpu_seconds, people_seconds=i.people_seconds,
             endpoints=dict(i.endpoints))) for i in items]
         unpriced = sorted({m for i in items for m, _ in i.endpoints} - prices.endpoints.keys())
         if unpriced:
             notes.append(f"no price for {', '.join(unpriced)}: what was asked there is not in the cost")
-    notes += [f"evaluated elsewhere, {bought.evaluated(r)}" if r.base else f"evaluated, {bought.evaluated(r)}"
-              for r, made in found if not made and r.base]
+    notes += [f"{m} told no tokens for the {calls.requests:,} requests of {i.name}: what they cost is not known"
+              for i in items for m, calls in i.endpoints if not calls.tokens]
+    notes += bought.elsewhere(found)
     phases = [_sum(p, p, own) for p in (*PHASES, OTHER) if (own := [i for i in items if i.phase == p])]
     return Lifecycle(run.name, tuple(items), tuple(phases), _sum("in all", "", items), prices, tuple(notes))
 
@@ -122,7 +122,7 @@ def stage_labelling(stage: StageRun) -> Labelling | None:
 def _entry(stage: StageRun) -> Entry | None:
     """A stage's line of the ledger; of an unfinished one what it wrote down so far."""
     if stage.cost is not None:
-        return Entry.model_validate(stage.cost)
+        return stage.cost
     if stage.summary is not None or "spent" not in stage.state:
         return None
     spent = Spent.model_validate(stage.state["spent"])
@@ -130,10 +130,10 @@ def _entry(stage: StageRun) -> Entry | None:
                  machine="", **spent.model_dump())
 
 
-def _item(stage: StageRun, found: Iterable[tuple[Any, str]]) -> Item:
+def _item(stage: StageRun, found: Sequence[tuple[Results, str]]) -> Item:
     entry = _entry(stage)
-    said = "; ".join(bought.evaluated(r) for r, made in found if made == stage.name) or bought.own_figures(stage)
-    item = Item(stage.name, phase_of(stage.stage), stage.stage, stage.summary is not None, stage.seconds, bought=said)
+    item = Item(stage.name, phase_of(stage.stage), stage.stage, stage.summary is not None, stage.seconds,
+                bought=bought.said(stage, found))
     return item if entry is None else replace(
         item, cpu_seconds=entry.cpu_seconds, gpu_seconds=entry.gpu_seconds, tokens_in=entry.tokens_in,
         tokens_out=entry.tokens_out, flops=entry.total_flops, peak_memory_bytes=entry.peak_memory_bytes,
@@ -145,6 +145,15 @@ def _people(time: Labelling) -> dict[str, Any]:
     timed = time.people_seconds or time.untimed < time.people_rankings
     return {"people_seconds": time.people_seconds if timed else None, "rankings": time.people_rankings,
             "ai_seconds": time.ai_seconds}
+
+
+def _untimed(time: Labelling, name: str, prices: Prices | None) -> list[str]:
+    """What is said of rankings without a time; of an AI labeler's the cost is not in question."""
+    if not time.untimed:
+        return []
+    priced = prices is not None and prices.person_hour is not None and time.people_rankings
+    cost = ": what they cost is not known, and not in the sum" if priced else ""
+    return [f"{time.untimed:,} of the {time.people_rankings + time.ai_rankings:,} rankings of {name} say no time{cost}"]
 
 
 def _judgments(time: Labelling) -> str:
@@ -234,10 +243,7 @@ def ledger_command(config: LedgerConfig) -> Path:
         from trivet.feedback.labels import labelling_time
 
         labels = labelling_time(config.labels)
-    if config.run.is_dir():
-        home = config.run.resolve().parent if read.stage_name(config.run) else config.run
-        ledger.entries(home / "ledger.jsonl")  # damaged lines are found here, with their number
-    found = build(read.read_run(config.run), prices=prices, labels=labels, more=config.evaluations)
+    found = build(read_run(config.run), prices=prices, labels=labels, more=config.evaluations)
     path = config.out or config.run / "lifecycle.svg"
     if path.suffix != ".svg":
         raise TrivetError(f"the chart is an SVG file, not {path.suffix or 'one without an ending'}", file=path,

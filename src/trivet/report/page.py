@@ -70,7 +70,7 @@ def context(run: RunFolder) -> dict[str, Any]:
         "policies": [_ppo_section(s) for s in run.of("ppo")], "answers": _answers(ppo) if ppo else None,
         "cost": _cost(run), "others": [_other(s) for s in run.stages if s.stage not in {"reward", "ppo"}],
         "commands": {s.name: _command(s) for s in run.stages}, "seconds": duration,
-        "machines": sorted({s.cost["machine"] for s in run.stages if s.cost}),
+        "machines": sorted({s.cost.machine for s in run.stages if s.cost}),
         "total": duration(sum(s.seconds for s in run.stages)),
     }
 
@@ -204,10 +204,12 @@ def _cost(run: RunFolder) -> dict[str, Any]:
     """The table of stages, the chart of the run's life, and PPO's phases."""
     found = lifecycle.build(run)
     cells = lifecycle.columns(found.stages)
-    table = [{"stage": s, "cells": [c[place] for c in cells.values()],
-              "tokens": ", ".join(f"{k} {v:,}" for k, v in s.cost["tokens"].items()) if s.cost else "",
-              "attempts": (s.cost or s.state).get("attempts", 1), "started": s.cost["started"] if s.cost else "–"}
-             for place, s in enumerate(run.stages)]
+    table: list[dict[str, Any]] = [
+        {"stage": s, "cells": [c[place] for c in cells.values()],
+         "tokens": ", ".join(f"{k} {v:,}" for k, v in s.cost.tokens.items()) if s.cost else "",
+         "attempts": s.cost.attempts if s.cost else s.state.get("attempts", 1),
+         "started": s.cost.started if s.cost else "–"}
+        for place, s in enumerate(run.stages)]
     life = plots.draw("lifecycle", "What each phase cost, and what it bought", lifecycle_chart.figure(found),
                       lifecycle_chart.alt(found), " ".join(f"{n[0].upper()}{n[1:]}." for n in found.notes)) \
         if len(found.phases) > 1 else None

@@ -35,13 +35,17 @@ class Prices(Part):
     endpoints: dict[str, EndpointPrice] = {}
     """By the model's name at its endpoint."""
 
-    def cost(self, *, seconds: float, gpu_seconds: float, people_seconds: float,
-             endpoints: Mapping[str, Calls]) -> float:
-        """The cost of what has a price, in the table's currency."""
+    def cost(self, *, seconds: float, gpu_seconds: float, people_seconds: float | None,
+             endpoints: Mapping[str, Calls]) -> float | None:
+        """The cost, in the table's currency, of what has a price and is known; None where nothing has and is.
+
+        No time is none that was measured, and no tokens of an endpoint are tokens that it did not tell.
+        """
         hours = ((self.machine_hour, seconds), (self.gpu_hour, gpu_seconds), (self.person_hour, people_seconds))
-        asked = sum((p.input * calls.input_tokens + p.output * calls.output_tokens) / 1e6
-                    for model, calls in endpoints.items() if (p := self.endpoints.get(model)))
-        return asked + sum((price or 0.0) * time / 3600 for price, time in hours)
+        known = [price * time / 3600 for price, time in hours if price is not None and time]
+        known += [(p.input * calls.input_tokens + p.output * calls.output_tokens) / 1e6
+                  for model, calls in endpoints.items() if calls.tokens and (p := self.endpoints.get(model))]
+        return sum(known) if known else None
 
 
 def read_prices(path: Path) -> Prices:

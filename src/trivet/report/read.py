@@ -18,6 +18,7 @@ import yaml
 from trivet import ledger
 from trivet.artifacts import first_turn, read_json
 from trivet.errors import TrivetError
+from trivet.ledger import Entry
 from trivet.runs import finished
 
 Rows = list[dict[str, Any]]
@@ -37,13 +38,13 @@ class StageRun:
     config_text: str
     metrics: Rows
     state: dict[str, Any]
-    cost: dict[str, Any] | None
+    cost: Entry | None
     """Its line of the ledger."""
 
     @property
     def seconds(self) -> float:
         """Wall-clock time so far."""
-        return float((self.cost or self.summary or self.state).get("seconds", 0.0))
+        return self.cost.seconds if self.cost else float((self.summary or self.state).get("seconds", 0.0))
 
     @property
     def fingerprint(self) -> str:
@@ -105,21 +106,23 @@ class RunFolder:
         """The stages of a kind."""
         return [s for s in self.stages if s.stage == stage]
 
-    def behind(self, spec: str | None) -> StageRun | None:
-        """The reward stage of this run whose reward model a setting names."""
-        if not spec:
-            return None
-        path = Path(spec.rpartition("*")[2])
+    def maker(self, model: str | None) -> StageRun | None:
+        """The stage that made what stands at a path; None where no stage of this run did."""
+        path = Path(model or "")
         homes = {Path(str(s.setting("out"))).parent for s in self.stages if s.setting("out")}
-        for stage in self.of("reward"):
-            model = stage.artifact("reward")
-            if model is None:
-                continue
-            # after the run folder was moved its paths still agree among themselves
-            moved = path.parts[-2:] == model.parts[-2:] and path.parent.parent in homes
-            if moved or path.resolve() == model.resolve():
-                return stage
+        for stage in self.stages if model else ():
+            for known in (stage.summary or {}).get("artifacts", {}).values():
+                made = (stage.folder / known["path"]).absolute()
+                # after the run folder was moved its paths still agree among themselves
+                moved = path.parts[-2:] == made.parts[-2:] and path.parent.parent in homes
+                if moved or path.resolve() == made.resolve():
+                    return stage
         return None
+
+    def behind(self, spec: str | None) -> StageRun | None:
+        """The reward stage of this run whose reward model, which is still there, a setting names."""
+        stage = self.maker((spec or "").rpartition("*")[2])
+        return stage if stage is not None and stage.stage == "reward" and stage.artifact("reward") else None
 
 
 def read_run(folder: Path) -> RunFolder:
@@ -131,9 +134,9 @@ def read_run(folder: Path) -> RunFolder:
         raise TrivetError("this is a file, not a run folder", file=folder, field="run",
                           mend=f"give the folder: {folder.parent}")
     if stage_name(folder) is not None:
-        costs = {e["name"]: e for e in ledger.read(folder.resolve().parent / "ledger.jsonl")}
+        costs = {e.name: e for e in ledger.read(folder.resolve().parent / "ledger.jsonl")}
         return RunFolder(folder, (read_stage(folder, costs),), None, single=True)
-    costs = {e["name"]: e for e in ledger.read(folder / "ledger.jsonl")}
+    costs = {e.name: e for e in ledger.read(folder / "ledger.jsonl")}
     found = {p.name for p in folder.iterdir() if p.is_dir() and stage_name(p) is not None}
     if not found:
         raise TrivetError(
@@ -162,7 +165,7 @@ def stage_name(folder: Path) -> str | None:
     return None
 
 
-def read_stage(folder: Path, costs: dict[str, dict[str, Any]]) -> StageRun:
+def read_stage(folder: Path, costs: dict[str, Entry]) -> StageRun:
     """One stage's folder; whatever is not there yet is empty."""
     text, state = "", {}
     if (folder / "config.yaml").is_file():
