@@ -55,7 +55,8 @@ def test_links_and_files_are_there(path) -> None:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
     for name in re.findall(r"`((?:src|tests|recipes|benchmarks|docs)/[\w./-]+\.\w+)`", text):
         assert (ROOT / name).exists(), f"{path.name} names {name}"
-    for name in re.findall(r"`((?:policy|reward|judge|models|generate|training|report|data|feedback|evaluate|text)/\w+\.py)`", text):
+    packages = "policy|reward|judge|models|generate|training|report|data|feedback|evaluate|text"
+    for name in re.findall(rf"`((?:{packages})/\w+\.py)`", text):
         assert (ROOT / "src/trivet" / name).exists(), f"{path.name} names {name}"
 
 

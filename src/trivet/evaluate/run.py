@@ -33,7 +33,7 @@ from trivet.runs import Run, Summary
 from trivet.training.device import Compute, prepare
 
 SPEED_MEASURE = Measure("speed", "capable", "speed of answering, on this machine", "neither", share=False,
-                        unit="tokens/s", tested=False)
+                        unit="tokens/s", tested=False, paired=False)
 PAIRS, LM_EVAL, TASKS = "pairs", "lm_eval", "lm_eval.json"
 
 
