@@ -44,7 +44,7 @@ class EvaluateConfig(StageConfig):
 
     input_fields: ClassVar[tuple[str, ...]] = ("model", "against", "judge.by", "grader.by")
     not_in_fingerprint: ClassVar[tuple[str, ...]] = (
-        "out", "overwrite", "data", "batch_size", "fail_if", *(f"{part}.{name}" for part in ("judge", "grader")
+        "out", "overwrite", "data", "fail_if", *(f"{part}.{name}" for part in ("judge", "grader")
                                                                for name in Judging.only_how))
 
     out: Path = Path("runs/evaluate")
@@ -76,7 +76,7 @@ class EvaluateConfig(StageConfig):
     plain_template: bool = False
     """Go on with a model that has no chat template, in a plain User:/Assistant: form."""
     batch_size: int = Field(64, ge=1)
-    """Answers generated side by side."""
+    """Answers generated side by side: it changes the last bits, and so, now and then, an answer."""
     device: Device = Device()
     """Where to compute."""
 

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import shlex
 import time
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from trivet.evaluate import results, table, thresholds
 from trivet.evaluate.base import Measure, Score
 from trivet.evaluate.catalogue import Suite, chosen, data_files, draw
 from trivet.evaluate.config import EvaluateConfig
-from trivet.evaluate.subject import SPEED, Subject, open_tokenizer
+from trivet.evaluate.subject import Subject, open_tokenizer, speeds
 from trivet.evaluate.suites import prompts
 from trivet.judge.ask import check, grades, make_judge
 from trivet.judge.cases import Judge
@@ -182,11 +181,9 @@ def _scores(folder: Path, made: Plan) -> list[Score]:
     """All scores of a model, its speed among them."""
     names = [n for n in [*made.items, LM_EVAL] if (folder / "scores" / f"{n}.jsonl").is_file()]
     found = [s for n in names for s in results.read_score_file(folder / "scores" / f"{n}.jsonl")]
-    if (folder / SPEED).is_file():
-        for i, line in enumerate((folder / SPEED).read_text().splitlines()):
-            part = json.loads(line)
-            found.append(Score(measure=SPEED_MEASURE.key, id=str(i), group=str(i), weight=part["seconds"],
-                               value=part["tokens"] / part["seconds"], topic=part["suite"]))
+    for i, part in enumerate(p for p in speeds(folder) if p["suite"] in made.items):
+        found.append(Score(measure=SPEED_MEASURE.key, id=str(i), group=str(i), weight=part["seconds"],
+                           value=part["tokens"] / part["seconds"], topic=part["suite"]))
     return found
 
 
