@@ -52,6 +52,8 @@ def test_one_model(evaluated, two_models) -> None:
     assert speed is not None and speed.value.value > 0
     for name in ("table.md", "report.html", "evaluation.svg"):
         assert (evaluated / name).stat().st_size > 0
+    for name in ("table.md", "report.html"):
+        assert "questions were asked in: prompts, attacks, refusals, text" in (evaluated / name).read_text()
     (entry,) = [json.loads(x) for x in (evaluated.parent / "ledger.jsonl").read_text().splitlines()]
     assert entry["stage"] == "evaluate" and entry["tokens"]["generated"] > 0
 

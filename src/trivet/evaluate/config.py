@@ -54,12 +54,13 @@ class EvaluateConfig(StageConfig):
     against: str | None = None
     """The base to compare it with, question by question: a model, or the folder of a finished evaluation of one."""
     data: Path | None = None
-    """A folder of the field's data sets (docs/guides/evaluate.md lists its files). Without it the suites that come
-    with Trivet are run, and the table says what was left out."""
+    """A folder of the field's data sets (docs/guides/evaluate.md lists its files). Where they are not there, suites
+    that have questions of their own ask those, and others are left out; the table says which."""
     suites: list[str] = ["standard"]
     """Which suites to run: their names, or `standard` for all. `trivet evaluate suites` lists them."""
     limit: int | None = Field(None, ge=1)
-    """At most N items of each suite, drawn by the seed. Default: each suite's own standard count."""
+    """At most N items of each suite, drawn by the seed, be that less or more than its standard count, which is the
+    default."""
     full: bool = False
     """All items of every data set instead of the standard counts: hours on a CPU."""
     sampling: Sampling = Sampling(temperature=0.7, max_new_tokens=64)

@@ -22,6 +22,7 @@ from trivet.errors import TrivetError
 from trivet.evaluate import results, table, thresholds
 from trivet.evaluate.base import Measure, Score
 from trivet.evaluate.catalogue import Suite, chosen, data_files, draw
+from trivet.evaluate.catalogue import notes as data_notes
 from trivet.evaluate.config import EvaluateConfig
 from trivet.evaluate.subject import Subject, open_tokenizer, speeds
 from trivet.evaluate.suites import prompts
@@ -54,6 +55,7 @@ class Plan:
     suites: tuple[Suite, ...]
     items: dict[str, list[Any]]
     left_out: dict[str, str]
+    notes: list[str]
 
     @property
     def measures(self) -> list[Measure]:
@@ -85,7 +87,7 @@ def run(config: EvaluateConfig, run: Run) -> EvaluateSummary:
     found = results.build(
         model=config.model, base=base_name, measures=made.measures + _task_measures(config, run.folder),
         scores=own, base_scores=base, seed=config.seed, command=_command(config), left_out=left_out,
-        seconds=round(sum(seconds.values()), 1), settings=_settings(config),
+        notes=made.notes, seconds=round(sum(seconds.values()), 1), settings=_settings(config),
         suites={n: results.SuiteRun(items=len(i), seconds=seconds.get(n)) for n, i in made.items.items()},
         data={str(f.relative_to(config.data)): sha256_file(f) for f in data_files(made.suites, config.data)}
         if config.data else {})
@@ -107,8 +109,7 @@ def plan(config: EvaluateConfig) -> Plan:
                           mend="give suites (`trivet evaluate suites` lists them), or tasks by --lm-eval")
     items = {}
     for suite in suites:
-        most = None if config.full else suite.standard
-        count = most if config.limit is None else min(config.limit, most or config.limit)
+        count = config.limit if config.limit is not None else None if config.full else suite.standard
         items[suite.name] = draw(suite.load().read(config), count, config.seed)
     check(config.judge)
     check(config.grader, field="grader")
@@ -116,7 +117,7 @@ def plan(config: EvaluateConfig) -> Plan:
         from trivet.evaluate import lm_eval
 
         lm_eval.check(config.lm_eval)
-    made = Plan(tuple(suites), items, left_out)
+    made = Plan(tuple(suites), items, left_out, data_notes(suites, config.data))
     thresholds.parse(config.fail_if, made.measures, beside=config.against is not None)
     return made
 

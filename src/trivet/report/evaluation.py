@@ -218,10 +218,10 @@ def finish(config: EvaluateConfig) -> None:
     Exits with code 1 where a condition of `fail_if` holds. Raises TrivetError as `read` and `violations` do.
     """
     results = read(config.out)
-    broken = thresholds.violations(results, config.fail_if)
     page = write_evaluation(config.out)
     _print([results])
     print(f"report: {page}\npicture: {config.out / PICTURE}", flush=True)
+    broken = thresholds.violations(results, config.fail_if)  # may refuse one: not before the page
     for line in broken:
         print(f"trivet: failed: {line}", file=sys.stderr)
     if broken:
