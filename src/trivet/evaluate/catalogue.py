@@ -150,8 +150,8 @@ def notes(suites: Sequence[Suite], data: Path | None) -> list[str]:
         missing = [f for f in suite.data if not (data / f).is_file()]
         there = [f for f in suite.data if f not in missing]
         if missing and not there:
-            found.append(f"{suite.name}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {data}: own "
-                         "questions were asked.")
+            found.append(f"{suite.name}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {data}: "
+                         "own questions were asked.")
         elif missing:
             found.append(f"{suite.name}: of its files only {', '.join(there)} {'is' if len(there) == 1 else 'are'} in "
                          f"{data}.")

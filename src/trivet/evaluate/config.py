@@ -82,11 +82,22 @@ class EvaluateConfig(StageConfig):
     """Where to compute."""
 
     def input_contents(self) -> dict[str, str]:
-        """The hashes of the data files that the suites read, and of the evaluation it is compared with."""
+        """The hashes of the data files that the suites read, of the evaluation it is compared with, of YAML files of
+        tasks, and of the files in which a judge's or grader's function stands.
+
+        Raises TrivetError as `catalogue.chosen` does, and for a function that can't be imported.
+        """
         from trivet.evaluate.catalogue import chosen, data_files
+        from trivet.judge.function import function_source
 
         files = data_files(chosen(self.suites, self.data)[0], self.data)
         found = {f"data.{f.name}": sha256_file(f) for f in files}
         if self.against is not None and (results := Path(self.against) / "results.json").is_file():
             found["against"] = sha256_file(results)
+        for name in self.lm_eval:
+            if name.endswith((".yaml", ".yml")) and (path := Path(name).expanduser()).is_file():
+                found[f"lm_eval.{name}"] = sha256_file(path)
+        for field, settings in (("judge", self.judge), ("grader", self.grader)):
+            if settings.by is not None and (source := function_source(settings.by, f"{field}.by")) is not None:
+                found[f"{field}.source"] = sha256_file(source)
         return found
