@@ -43,7 +43,8 @@ def help_text() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 2 something for the user to mend, 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 a condition of `evaluate --fail-if` holds, 2 something for the user to mend,
+    130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import pytest
 
 from trivet.errors import TrivetError
-from trivet.evaluate.catalogue import SUITES, chosen, draw
+from trivet.evaluate.catalogue import SUITES, chosen, draw, notes
+from trivet.evaluate.config import EvaluateConfig
+from trivet.evaluate.run import plan
 
 
 @dataclass(frozen=True)
@@ -68,3 +70,35 @@ def test_which_suites_are_run(tmp_path):
         chosen(["gsm8k"], None)
     with pytest.raises(TrivetError, match="did you mean 'attacks'"):
         chosen(["atacks"], None)
+
+
+def test_what_is_asked_for_want_of_data_is_said(tmp_path):
+    suites = chosen(["standard"], None)[0]
+    assert notes(suites, None) == [
+        "Without --data, Trivet's own questions were asked in: prompts, attacks, refusals, text."]
+    assert notes([SUITES["unknown"]], None) == [] == notes([SUITES["unknown"]], tmp_path)
+    (tmp_path / "red-instruct").mkdir()
+    (tmp_path / "red-instruct" / "harmfulqa.json").touch()
+    assert notes([SUITES["refusals"], SUITES["attacks"]], tmp_path) == [
+        f"refusals: xstest/xstest_prompts.csv is not in {tmp_path}: own questions were asked.",
+        f"attacks: of its files only red-instruct/harmfulqa.json is in {tmp_path}."]
+    for file in SUITES["attacks"].data:
+        (tmp_path / file).touch()
+    assert notes([SUITES["attacks"]], tmp_path) == []
+
+
+def test_a_data_folder_that_is_none_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for name, why in (("nowhere", "no such folder"), ("file", "a file, not a folder")):
+        with pytest.raises(TrivetError, match=why) as error:
+            plan(EvaluateConfig(suites=["text"], data=tmp_path / name))
+        assert error.value.field == "data" and error.value.file == tmp_path / name
+
+
+def test_a_limit_takes_the_place_of_the_standard_count():
+    name, standard = "instructions", SUITES["instructions"].standard
+    counts = {limit: len(plan(EvaluateConfig(suites=[name], limit=limit)).items[name])
+              for limit in (None, standard - 1, standard + 7)}
+    assert counts == {None: standard, standard - 1: standard - 1, standard + 7: standard + 7}
+    everything = len(plan(EvaluateConfig(suites=["text"], full=True)).items["text"])
+    assert len(plan(EvaluateConfig(suites=["text"], limit=10_000)).items["text"]) == everything

@@ -179,6 +179,13 @@ def test_finish_exits_with_1_when_a_condition_holds(done: Path, capsys, undrawn)
     assert len(failed) == 3 and "harmless.attack_success > 0.3: it is " in failed[2]
 
 
+def test_a_condition_that_can_not_be_checked_is_said_behind_the_table(tmp_path, capsys, undrawn) -> None:
+    path = folder(tmp_path / "one")
+    with pytest.raises(TrivetError, match="not among the measures"):
+        finish(EvaluateConfig(out=path, fail_if=["capable.lm_eval.arc.acc > 0.3"]))
+    assert "harmful requests" in capsys.readouterr().out and (path / "report.html").is_file()
+
+
 def test_compare_from_the_command_line(tmp_path, capsys, undrawn) -> None:
     one, two = folder(tmp_path / "a", model="first"), folder(tmp_path / "b", seed=2, model="second", attacks=0.95)
     main(["evaluate", "compare", str(one), str(two), "--out", str(tmp_path / "out")])

@@ -105,8 +105,10 @@ def _in_turn(places: Sequence[tuple[int, tuple[Any, ...]]]) -> list[int]:
 def chosen(names: Sequence[str], data: Path | None) -> tuple[list[Suite], dict[str, str]]:
     """The suites that names stand for, in the catalogue's order, and why others of the standard set are left out.
 
-    Raises TrivetError for a name that is no suite, and for a suite asked for by name whose data are not there.
+    Raises TrivetError for a name that is no suite, a data folder that is none, and for a suite asked for by name whose
+    data are not there.
     """
+    require_folder(data)
     for name in names:
         if name not in SUITES and name != "standard":
             near = difflib.get_close_matches(name, SUITES, 1)
@@ -127,6 +129,33 @@ def chosen(names: Sequence[str], data: Path | None) -> tuple[list[Suite], dict[s
                               mend="give --data the folder that holds these files, or leave the suite out")
         left_out[suite.name] = why
     return found, left_out
+
+
+def require_folder(data: Path | None) -> None:
+    """Raise TrivetError for a data folder that is not there, or is a file."""
+    if data is not None and not data.is_dir():
+        raise TrivetError("there is no such folder" if not data.exists() else "this is a file, not a folder",
+                          file=data, field="data", mend="give the folder in which red-instruct/, xstest/ … stand, or "
+                          "leave --data out: Trivet has questions of its own")
+
+
+def notes(suites: Sequence[Suite], data: Path | None) -> list[str]:
+    """Which of the suites ask Trivet's own questions, or only a part of the field's, for want of data files."""
+    reading = [s for s in suites if s.own and s.data]
+    if data is None:
+        names = ", ".join(s.name for s in reading)
+        return [f"Without --data, Trivet's own questions were asked in: {names}."] if names else []
+    found = []
+    for suite in reading:
+        missing = [f for f in suite.data if not (data / f).is_file()]
+        there = [f for f in suite.data if f not in missing]
+        if missing and not there:
+            found.append(f"{suite.name}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {data}: "
+                         "own questions were asked.")
+        elif missing:
+            found.append(f"{suite.name}: of its files only {', '.join(there)} {'is' if len(there) == 1 else 'are'} in "
+                         f"{data}.")
+    return found
 
 
 def data_files(suites: Sequence[Suite], data: Path | None) -> list[Path]:

@@ -44,7 +44,7 @@ class EvaluateConfig(StageConfig):
 
     input_fields: ClassVar[tuple[str, ...]] = ("model", "against", "judge.by", "grader.by")
     not_in_fingerprint: ClassVar[tuple[str, ...]] = (
-        "out", "overwrite", "data", "batch_size", "fail_if", *(f"{part}.{name}" for part in ("judge", "grader")
+        "out", "overwrite", "data", "fail_if", *(f"{part}.{name}" for part in ("judge", "grader")
                                                                for name in Judging.only_how))
 
     out: Path = Path("runs/evaluate")
@@ -54,12 +54,13 @@ class EvaluateConfig(StageConfig):
     against: str | None = None
     """The base to compare it with, question by question: a model, or the folder of a finished evaluation of one."""
     data: Path | None = None
-    """A folder of the field's data sets (docs/guides/evaluate.md lists its files). Without it the suites that come
-    with Trivet are run, and the table says what was left out."""
+    """A folder of the field's data sets (docs/guides/evaluate.md lists its files). Where they are not there, suites
+    that have questions of their own ask those, and others are left out; the table says which."""
     suites: list[str] = ["standard"]
     """Which suites to run: their names, or `standard` for all. `trivet evaluate suites` lists them."""
     limit: int | None = Field(None, ge=1)
-    """At most N items of each suite, drawn by the seed. Default: each suite's own standard count."""
+    """At most N items of each suite, drawn by the seed, be that less or more than its standard count, which is the
+    default."""
     full: bool = False
     """All items of every data set instead of the standard counts: hours on a CPU."""
     sampling: Sampling = Sampling(temperature=0.7, max_new_tokens=64)
@@ -76,16 +77,27 @@ class EvaluateConfig(StageConfig):
     plain_template: bool = False
     """Go on with a model that has no chat template, in a plain User:/Assistant: form."""
     batch_size: int = Field(64, ge=1)
-    """Answers generated side by side."""
+    """Answers generated side by side: it changes the last bits, and so, now and then, an answer."""
     device: Device = Device()
     """Where to compute."""
 
     def input_contents(self) -> dict[str, str]:
-        """The hashes of the data files that the suites read, and of the evaluation it is compared with."""
+        """The hashes of the data files that the suites read, of the evaluation it is compared with, of YAML files of
+        tasks, and of the files in which a judge's or grader's function stands.
+
+        Raises TrivetError as `catalogue.chosen` does, and for a function that can't be imported.
+        """
         from trivet.evaluate.catalogue import chosen, data_files
+        from trivet.judge.function import function_source
 
         files = data_files(chosen(self.suites, self.data)[0], self.data)
         found = {f"data.{f.name}": sha256_file(f) for f in files}
         if self.against is not None and (results := Path(self.against) / "results.json").is_file():
             found["against"] = sha256_file(results)
+        for name in self.lm_eval:
+            if name.endswith((".yaml", ".yml")) and (path := Path(name).expanduser()).is_file():
+                found[f"lm_eval.{name}"] = sha256_file(path)
+        for field, settings in (("judge", self.judge), ("grader", self.grader)):
+            if settings.by is not None and (source := function_source(settings.by, f"{field}.by")) is not None:
+                found[f"{field}.source"] = sha256_file(source)
         return found

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from trivet.artifacts import Message, Prompt, json_lines, read_error, text_id
 from trivet.errors import TrivetError
+from trivet.evaluate.catalogue import require_folder
 from trivet.judge.maths import final_number
 
 XSTEST_COLUMNS = ("id", "prompt", "type", "label")
@@ -75,10 +76,7 @@ def found(data: Path | None, files: Sequence[str]) -> list[Path]:
     """
     if data is None:
         return []
-    if not data.is_dir():
-        raise TrivetError("there is no such folder" if not data.exists() else "this is a file, not a folder",
-                          file=data, field="data", mend="give the folder in which red-instruct/, xstest/ … stand, or "
-                          "leave --data out: Trivet has questions of its own")
+    require_folder(data)
     return [path for name in files if (path := data / name).exists()]
 
 

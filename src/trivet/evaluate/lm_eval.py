@@ -14,10 +14,12 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trivet.artifacts import sha256_file
 from trivet.errors import TrivetError
 from trivet.evaluate.base import Kind, Measure, Score
 from trivet.models.source import require_hub
@@ -50,6 +52,31 @@ def check(names: Sequence[str]) -> None:
                 raise TrivetError(f"lm-eval has no task {name!r}", field="lm_eval",
                                   expected="one of " + ", ".join(near) + " …" if near else None,
                                   mend="`lm-eval ls tasks` lists them; or give a task's YAML file")
+
+
+def named(names: Sequence[str]) -> list[str]:
+    """The tasks as they are the same in any folder: a YAML file by its name and the hash of what it holds.
+
+    What such a file includes, and its data, are not covered.
+    """
+    return [f"{Path(n).name} ({sha256_file(Path(n).expanduser())[:12]})" if n.endswith(_ENDINGS) else n for n in names]
+
+
+def merged(mine: Sequence[Measure], theirs: Sequence[Measure]) -> list[Measure]:
+    """The measures of two runs of the same tasks; a share is one where both say so.
+
+    Raises TrivetError where one metric was read in two ways.
+    """
+    found = {m.key: m for m in mine}
+    for other in theirs:
+        one = found.setdefault(other.key, other)
+        shared = replace(one, share=one.share and other.share)
+        if shared != replace(other, share=shared.share):
+            raise TrivetError(f"{one.key} is {one.kind!r}, {one.better} is better, of the model, and {other.kind!r}, "
+                              f"{other.better} is better, of the base", field="lm_eval",
+                              mend="evaluate both anew with one version of lm-eval and of the task, or leave it out")
+        found[other.key] = shared
+    return list(found.values())
 
 
 def _manager(names: Sequence[str]) -> Any:

@@ -82,6 +82,9 @@ class SuiteRun(_Part):
 
     items: int
     seconds: float | None = None
+    """Of the model, without the base; in all attempts, except what went by before a kill -9 within the suite."""
+    asked: str | None = None
+    """sha256 over the ids of the items: two evaluations asked the same where it is the same."""
 
 
 class Results(_Part):
@@ -104,7 +107,7 @@ class Results(_Part):
     data: dict[str, str]
     """sha256 of each data file that was read, by its path in the data folder."""
     settings: dict[str, Any]
-    """What else two evaluations must share to be compared: sampling, the judge."""
+    """What else two evaluations must share to be compared: sampling, what graded, precision, tasks of lm-eval."""
     seconds: float | None
     measures: list[Line]
 

@@ -11,30 +11,41 @@
 from __future__ import annotations
 
 import gc
-import json
+import hashlib
 import shlex
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trivet import __version__
 from trivet.artifacts import Completions, atomic_write, read_json, read_rows, sha256_file, write_json, write_rows
 from trivet.errors import TrivetError
 from trivet.evaluate import results, table, thresholds
 from trivet.evaluate.base import Measure, Score
 from trivet.evaluate.catalogue import Suite, chosen, data_files, draw
+from trivet.evaluate.catalogue import notes as data_notes
 from trivet.evaluate.config import EvaluateConfig
-from trivet.evaluate.subject import SPEED, Subject, open_tokenizer
-from trivet.evaluate.suites import prompts
-from trivet.judge.ask import check, grades, make_judge
+from trivet.evaluate.subject import Subject, open_tokenizer, speeds
+from trivet.evaluate.suites import attacks, prompts, refusals
+from trivet.judge.ask import check, kind_of, make_judge
 from trivet.judge.cases import Judge
 from trivet.judge.config import Judging
+from trivet.models.reward_model import is_reward_folder
+from trivet.models.source import resolve
 from trivet.runs import Run, Summary
 from trivet.training.device import Compute, prepare
 
 SPEED_MEASURE = Measure("speed", "capable", "speed of answering, on this machine", "neither", share=False,
                         unit="tokens/s", tested=False, paired=False)
+GRADED = (attacks.JUDGED, attacks.AGREEMENT, refusals.OVER_REFUSAL_JUDGED, refusals.AGREEMENT, prompts.QUALITY)
+"""What takes a grader."""
+WINS, ORDER = (prompts.WIN, prompts.LC_WIN), (prompts.FIRST, prompts.FLIPS)
+"""What takes a judge and a base; what takes a judge that is asked in both orders, too."""
 PAIRS, LM_EVAL, TASKS = "pairs", "lm_eval", "lm_eval.json"
+MODEL, BASE = "model", "base"
 
 
 class EvaluateSummary(Summary):
@@ -55,6 +66,8 @@ class Plan:
     suites: tuple[Suite, ...]
     items: dict[str, list[Any]]
     left_out: dict[str, str]
+    """Suites, and measures that take what is not given, with the reason."""
+    notes: list[str]
 
     @property
     def measures(self) -> list[Measure]:
@@ -69,27 +82,38 @@ def run(config: EvaluateConfig, run: Run) -> EvaluateSummary:
     that does not load or has no chat template; for a judge that fails.
     """
     made = plan(config)
-    earlier = _earlier(config, made)
+    compute = prepare(config.device, run.meter)
+    settings = _settings(config, compute)
+    earlier = _earlier(config, made, settings)
     if config.against is not None and earlier is None:
         open_tokenizer(config.against, config.plain_template)  # its faults, before the model is asked for an hour
-    compute = prepare(config.device, run.meter)
-    seconds: dict[str, float] = {}
-    own = _ask(config, config.model, run.folder, made, compute, run, seconds)
+    own = _ask(config, config.model, MODEL, run.folder, made, compute, run)
+    measures, notes = made.measures + _task_measures(config, run.folder), list(made.notes)
     base: list[Score] | None = None
-    folder = earlier or run.path("base")
+    base_name = config.against
     if config.against is not None:
-        base = _scores(folder, made) if earlier else _ask(config, config.against, folder, made, compute, run, {})
+        folder = Path(config.against) if earlier else run.path("base")
+        base = _scores(folder, made, config) if earlier else \
+            _ask(config, config.against, BASE, folder, made, compute, run)
+        if config.lm_eval:
+            from trivet.evaluate import lm_eval
+
+            measures = made.measures + lm_eval.merged(measures[len(made.measures):], _task_measures(config, folder))
+        known = {m.key for m in measures}
+        base = [s for s in base if s.measure in known]  # an evaluation may hold more than is asked now
+        if earlier is not None:
+            base_name = earlier.model
+            if earlier.trivet != __version__:
+                notes.append(f"The base was evaluated by Trivet {earlier.trivet}, the model by {__version__}.")
         if "prompts" in made.items and config.judge.by is not None:
-            own += _pairs(config, run, folder, compute, seconds)
-    base_name = None if base is None else results.read(earlier).model if earlier else config.against
-    left_out = made.left_out | _unjudged(config, made)
+            own += _pairs(config, run, folder, compute)
+    seconds = _seconds(run)
     found = results.build(
-        model=config.model, base=base_name, measures=made.measures + _task_measures(config, run.folder),
-        scores=own, base_scores=base, seed=config.seed, command=_command(config), left_out=left_out,
-        seconds=round(sum(seconds.values()), 1), settings=_settings(config),
-        suites={n: results.SuiteRun(items=len(i), seconds=seconds.get(n)) for n, i in made.items.items()},
-        data={str(f.relative_to(config.data)): sha256_file(f) for f in data_files(made.suites, config.data)}
-        if config.data else {})
+        model=config.model, base=base_name, measures=measures, scores=own, base_scores=base, seed=config.seed,
+        command=_command(config), left_out=made.left_out, notes=notes, seconds=round(sum(seconds.values()), 1),
+        settings=settings, data=_data(made.suites, config.data), base_machine=earlier.machine if earlier else None,
+        suites={n: results.SuiteRun(items=len(i), seconds=seconds.get(n), asked=_asked(i))
+                for n, i in made.items.items()})
     run.artifact("results", results.write(run.folder, found))
     with atomic_write(run.path("table.md")) as file:
         file.write(table.markdown([found]))
@@ -97,7 +121,7 @@ def run(config: EvaluateConfig, run: Run) -> EvaluateSummary:
     return EvaluateSummary(
         model=config.model, base=base_name, measures={m.key: m.value.model_dump() for m in found.measures},
         better=[m.key for m in found.measures if m.verdict == "better"],
-        worse=[m.key for m in found.measures if m.verdict == "worse"], left_out=left_out)
+        worse=[m.key for m in found.measures if m.verdict == "worse"], left_out=made.left_out)
 
 
 def plan(config: EvaluateConfig) -> Plan:
@@ -108,8 +132,7 @@ def plan(config: EvaluateConfig) -> Plan:
                           mend="give suites (`trivet evaluate suites` lists them), or tasks by --lm-eval")
     items = {}
     for suite in suites:
-        most = None if config.full else suite.standard
-        count = most if config.limit is None else min(config.limit, most or config.limit)
+        count = config.limit if config.limit is not None else None if config.full else suite.standard
         items[suite.name] = draw(suite.load().read(config), count, config.seed)
     check(config.judge)
     check(config.grader, field="grader")
@@ -117,13 +140,14 @@ def plan(config: EvaluateConfig) -> Plan:
         from trivet.evaluate import lm_eval
 
         lm_eval.check(config.lm_eval)
-    made = Plan(tuple(suites), items, left_out)
-    thresholds.parse(config.fail_if, made.measures, beside=config.against is not None)
+    absent = {k: why for k, why in _absent(config).items() if any(k == m.key for s in suites for m in s.measures)}
+    made = Plan(tuple(suites), items, left_out | _unjudged(absent), data_notes(suites, config.data))
+    thresholds.parse(config.fail_if, made.measures, beside=config.against is not None, absent=absent)
     return made
 
 
-def _earlier(config: EvaluateConfig, made: Plan) -> Path | None:
-    """The folder of a finished evaluation that `against` names; None where it names a model.
+def _earlier(config: EvaluateConfig, made: Plan, settings: dict[str, Any]) -> results.Results | None:
+    """The finished evaluation that `against` names; None where it names a model.
 
     Raises TrivetError for an evaluation that was asked other questions, or answered in another way.
     """
@@ -132,21 +156,49 @@ def _earlier(config: EvaluateConfig, made: Plan) -> Path | None:
     folder = Path(config.against)
     found = results.read(folder)
     for name, items in made.items.items():
-        path = folder / "scores" / f"{name}.jsonl"
-        if not path.is_file() or found.suites[name].items != len(items):
-            raise TrivetError(f"this evaluation has no suite {name!r} of {len(items)} items", file=folder,
-                              field="against", mend="evaluate both with the same --suites, --limit, --seed and --data, "
-                              "or give the base itself as --against")
-    if (theirs := {k: v for k, v in found.settings.items() if k in _settings(config)}) != _settings(config) or \
-            found.seed != config.seed:
-        raise TrivetError(f"this evaluation was made in another way ({theirs}, seed {found.seed})", file=folder,
-                          field="against", expected=f"{_settings(config)}, seed {config.seed}",
-                          mend="evaluate both with the same settings, or give the base itself as --against")
-    return folder
+        suite = found.suites.get(name)
+        if suite is None or suite.items != len(items) or not (folder / "scores" / f"{name}.jsonl").is_file():
+            raise _other(folder, f"this evaluation has no suite {name!r} of {len(items)} items")
+    differ = [k for k, v in settings.items() if found.settings.get(k) != v and (k != LM_EVAL or config.lm_eval)]
+    if differ or found.seed != config.seed:
+        theirs, ours = ({k: of.get(k) for k in differ} | {"seed": seed}
+                        for of, seed in ((found.settings, found.seed), (settings, config.seed)))
+        raise _other(folder, f"this evaluation was made in another way ({_said(theirs)})", _said(ours))
+    if config.lm_eval and not all((folder / f).is_file() for f in (TASKS, f"scores/{LM_EVAL}.jsonl")):
+        raise _other(folder, "this evaluation has no scores of lm-eval's tasks")
+    read = {f for s in made.suites for f in s.data}
+    now, then = _data(made.suites, config.data), {f: h for f, h in found.data.items() if f in read}
+    if other := sorted(f for f in now.keys() | then.keys() if now.get(f) != then.get(f)):
+        raise _other(folder, f"this evaluation read another {other[0]}" if other[0] in then else
+                     f"this evaluation did not read {other[0]}", "the same data files, byte for byte")
+    for name, items in made.items.items():
+        if found.suites[name].asked != _asked(items):
+            raise _other(folder, f"this evaluation asked other questions in {name!r}")
+    return found
 
 
-def _ask(config: EvaluateConfig, name: str, folder: Path, made: Plan, compute: Compute, run: Run,
-         seconds: dict[str, float]) -> list[Score]:
+def _other(folder: Path, what: str, expected: str | None = None) -> TrivetError:
+    return TrivetError(what, file=folder, field="against", expected=expected,
+                       mend="evaluate both with the same settings and version (--suites, --limit, --seed, --data, "
+                       "--sampling, --grader, --lm-eval), or give the base itself as --against")
+
+
+def _said(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in settings.items())
+
+
+def _asked(items: Sequence[Any]) -> str:
+    """The sha256 over what was asked, in any order: two suites of one hash asked the same questions."""
+    return hashlib.sha256("\n".join(sorted(item.id for item in items)).encode()).hexdigest()
+
+
+def _data(suites: Sequence[Suite], data: Path | None) -> dict[str, str]:
+    """The sha256 of each data file that the suites read, by its path in the data folder."""
+    return {f.relative_to(data).as_posix(): sha256_file(f) for f in data_files(suites, data)} if data else {}
+
+
+def _ask(config: EvaluateConfig, name: str, role: str, folder: Path, made: Plan, compute: Compute,
+         run: Run) -> list[Score]:
     """The scores of one model in all suites; suites that are finished in `folder` are not asked again."""
     for path in (folder / "answers", folder / "scores"):
         path.mkdir(parents=True, exist_ok=True)
@@ -159,47 +211,75 @@ def _ask(config: EvaluateConfig, name: str, folder: Path, made: Plan, compute: C
             path = folder / "scores" / f"{suite}.jsonl"
             if path.is_file():
                 continue
-            began = time.monotonic()
-            if suite == LM_EVAL:
-                from trivet.evaluate import lm_eval
+            with _timed(run, role, suite):
+                if suite == LM_EVAL:
+                    from trivet.evaluate import lm_eval
 
-                found, scores = lm_eval.tasks(subject, config.lm_eval, limit=config.limit, seed=config.seed)
-                write_json(folder / TASKS, {"measures": [asdict(m) for m in found]})
-            else:
-                scores = next(s for s in made.suites if s.name == suite).load().run(subject, made.items[suite], config)
-            run.log("timing", {"model": name, "folder": folder.name, "suite": suite,
-                               "seconds": round(time.monotonic() - began, 3)})
-            write_rows(path, scores)
+                    found, scores = lm_eval.tasks(subject, config.lm_eval, limit=config.limit, seed=config.seed)
+                    write_json(folder / TASKS, {"measures": [asdict(m) for m in found]})
+                else:
+                    module = next(s for s in made.suites if s.name == suite).load()
+                    scores = module.run(subject, made.items[suite], config)
+                write_rows(path, scores)
         del subject
         gc.collect()
+    return _scores(folder, made, config)
+
+
+@contextmanager
+def _timed(run: Run, role: str, suite: str) -> Iterator[None]:
+    """Log how long a suite took, be it finished or interrupted: a row for each attempt."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        run.log("timing", {"role": role, "suite": suite, "seconds": round(time.monotonic() - began, 3)})
+
+
+def _seconds(run: Run) -> dict[str, float]:
+    """The model's seconds in each suite, over all attempts."""
+    found: dict[str, float] = {}
     for row in run.rows("timing"):
-        if row["folder"] == folder.name:
-            seconds[row["suite"]] = row["seconds"]
-    return _scores(folder, made)
-
-
-def _scores(folder: Path, made: Plan) -> list[Score]:
-    """All scores of a model, its speed among them."""
-    names = [n for n in [*made.items, LM_EVAL] if (folder / "scores" / f"{n}.jsonl").is_file()]
-    found = [s for n in names for s in results.read_score_file(folder / "scores" / f"{n}.jsonl")]
-    if (folder / SPEED).is_file():
-        for i, line in enumerate((folder / SPEED).read_text().splitlines()):
-            part = json.loads(line)
-            found.append(Score(measure=SPEED_MEASURE.key, id=str(i), group=str(i), weight=part["seconds"],
-                               value=part["tokens"] / part["seconds"], topic=part["suite"]))
+        if row.get("role") == MODEL:
+            found[row["suite"]] = round(found.get(row["suite"], 0.0) + row["seconds"], 3)
     return found
+
+
+def _scores(folder: Path, made: Plan, config: EvaluateConfig) -> list[Score]:
+    """All scores of a model in what is asked now, its speed among them."""
+    names = [*made.items, *([LM_EVAL] if config.lm_eval else [])]
+    found = [s for n in names for s in results.read_score_file(folder / "scores" / f"{n}.jsonl")]
+    for i, part in enumerate(p for p in speeds(folder) if p["suite"] in made.items):
+        found.append(Score(measure=SPEED_MEASURE.key, id=str(i), group=str(i), weight=part["seconds"],
+                           value=part["tokens"] / part["seconds"], topic=part["suite"]))
+    return found
+
+
+def _grading(config: EvaluateConfig) -> tuple[Judging, str] | None:
+    """What grades single answers, and the setting's name: the grader, or else the judge where it can.
+
+    Raises TrivetError for a grader that can't.
+    """
+    if config.grader.by is not None:
+        if _only_compares(config.grader.by):
+            raise TrivetError(f"{config.grader.by} compares answers, it can't grade one", field="grader.by",
+                              mend="give a model, an endpoint or a function as the grader; a reward model as the judge")
+        return config.grader, "grader"
+    if config.judge.by is None or _only_compares(config.judge.by):
+        return None
+    return config.judge, "judge"
+
+
+def _only_compares(by: str) -> bool:
+    """Whether a judge's setting names a reward model; found out from its folder's config."""
+    return kind_of(by) == "model" and is_reward_folder(resolve(by))
 
 
 def _grader(config: EvaluateConfig, subject: Subject, run: Run, compute: Compute) -> Judge | None:
-    """What grades single answers: the grader, or else the judge where it can."""
-    settings, field = (config.grader, "grader") if config.grader.by else (config.judge, "judge")
-    found = _judge(settings, field, run, compute, {subject.name: (subject.model, subject.tokenizer)})
-    if found is not None and not grades(found):
-        if field == "grader":
-            raise TrivetError(f"{settings.by} compares answers, it can't grade one", field="grader.by",
-                              mend="give a model, an endpoint or a function as the grader; a reward model as the judge")
-        return None
-    return found
+    """What grades single answers, loaded."""
+    chosen_one = _grading(config)
+    return None if chosen_one is None else \
+        _judge(*chosen_one, run, compute, {subject.name: (subject.model, subject.tokenizer)})
 
 
 def _judge(settings: Judging, field: str, run: Run, compute: Compute,
@@ -210,20 +290,15 @@ def _judge(settings: Judging, field: str, run: Run, compute: Compute,
                                                             output_tokens=cost.output_tokens))
 
 
-def _pairs(config: EvaluateConfig, run: Run, base: Path, compute: Compute, seconds: dict[str, float]) -> list[Score]:
+def _pairs(config: EvaluateConfig, run: Run, base: Path, compute: Compute) -> list[Score]:
     """What the judge says of the model's answers to open prompts beside the base's."""
     path = run.path("scores", f"{PAIRS}.jsonl")
     if not path.is_file():
-        began = time.monotonic()
-        judge = _judge(config.judge, "judge", run, compute, {})
-        assert judge is not None
-        mine, theirs = (read_rows(f / "answers" / "prompts.jsonl", Completions) for f in (run.folder, base))
-        write_rows(path, prompts.compare(mine, theirs, judge, swapped=config.judge.both_orders))
-        run.log("timing", {"model": config.model, "folder": run.folder.name, "suite": PAIRS,
-                           "seconds": round(time.monotonic() - began, 3)})
-    for row in run.rows("timing"):
-        if row["suite"] == PAIRS:
-            seconds[PAIRS] = row["seconds"]
+        with _timed(run, MODEL, PAIRS):
+            judge = _judge(config.judge, "judge", run, compute, {})
+            assert judge is not None
+            mine, theirs = (read_rows(f / "answers" / "prompts.jsonl", Completions) for f in (run.folder, base))
+            write_rows(path, prompts.compare(mine, theirs, judge, swapped=config.judge.both_orders))
     return results.read_score_file(path)
 
 
@@ -232,19 +307,36 @@ def _task_measures(config: EvaluateConfig, folder: Path) -> list[Measure]:
     return [Measure(**m) for m in read_json(folder / TASKS, "measures")["measures"]] if config.lm_eval else []
 
 
-def _unjudged(config: EvaluateConfig, made: Plan) -> dict[str, str]:
-    """Measures that were asked for and can't be had without a judge, and why."""
-    found = {}
-    if "prompts" in made.items and (config.judge.by is None or config.against is None):
-        found["helpful.win_rate"] = "it takes a judge (--judge.by) and a base (--against)"
-    if config.grader.by is None and config.judge.by is None:
-        found["judged measures"] = "they take a grader (--grader.by)"
+def _absent(config: EvaluateConfig) -> dict[str, str]:
+    """Measures that can't be had with these judges and this base, and why."""
+    found: dict[str, str] = {}
+    if _grading(config) is None:
+        why = "it takes a grader (--grader.by)"
+        if config.judge.by is not None:
+            why = f"the judge is a reward model, which compares answers and can't grade one: {why}"
+        found |= {m.key: why for m in GRADED}
+    if config.judge.by is None or config.against is None:
+        found |= {m.key: "it takes a judge (--judge.by) and a base (--against)" for m in (*WINS, *ORDER)}
+    elif not config.judge.both_orders or _only_compares(config.judge.by):
+        found |= {m.key: "it takes a judge that sees two answers in both orders" for m in ORDER}
     return found
 
 
-def _settings(config: EvaluateConfig) -> dict[str, Any]:
+def _unjudged(absent: dict[str, str]) -> dict[str, str]:
+    """What of this the table says: judged measures in one line."""
+    found = {m.key: absent[m.key] for m in WINS[:1] if m.key in absent}
+    graded = next((absent[m.key] for m in GRADED if m.key in absent), None)
+    return found if graded is None else found | {"judged measures": graded.replace("it takes", "they take")}
+
+
+def _settings(config: EvaluateConfig, compute: Compute) -> dict[str, Any]:
     """What else two evaluations must share to be compared."""
-    return {"sampling": config.sampling.model_dump(), "grader": config.grader.by or config.judge.by}
+    from trivet.evaluate import lm_eval
+
+    graded, _ = _grading(config) or (Judging(), "")
+    return {"sampling": config.sampling.model_dump(), "grader": graded.by, "grader_model": graded.model,
+            "precision": str(compute.trunk).removeprefix("torch."), "plain_template": config.plain_template,
+            LM_EVAL: {"tasks": lm_eval.named(config.lm_eval), "limit": config.limit} if config.lm_eval else None}
 
 
 def _command(config: EvaluateConfig) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trivet.artifacts import Completions, Prompt, json_lines, write_rows
+from pydantic import ValidationError
+
+from trivet.artifacts import Completions, Prompt, json_lines, row_error
 from trivet.data.chat import context_length, ensure_template, prompt_ids, require_room, stop_token_ids
 from trivet.errors import TrivetError
 from trivet.generate.config import Sampling
@@ -21,6 +24,7 @@ from trivet.training.progress import bar
 
 CHUNK = 64  # prompts between two writes: what an interruption costs at most
 SPEED = "speed.jsonl"
+_DELETE = "delete this line: what is missing is asked again"
 
 
 def open_tokenizer(name: str, plain_template: bool) -> tuple[ModelSource, Any]:
@@ -58,30 +62,34 @@ class Subject:
     def answer(self, suite: str, prompts: Sequence[Prompt], sampling: Sampling, *, n: int = 1) -> list[Completions]:
         """`n` answers to each prompt, in the prompts' order; kept in answers/SUITE.jsonl and resumed there.
 
-        An answer depends on the seed, the suite and its prompt's id. Raises TrivetError for a prompt that leaves no
-        room for the answer in the model's context.
+        An answer depends on the seed, the suite and its prompt's id, and to the last bits on the prompts of its chunk:
+        a chunk that is not whole is asked again as a whole, so that an interruption changes nothing. Raises TrivetError
+        for a prompt that leaves no room for the answer in the model's context, and for kept answers that are damaged.
         """
         ids = [prompt_ids(self.tokenizer, p.messages) for p in prompts]
         require_room([len(i) for i in ids], sampling.max_new_tokens, self.context, file=None,
                      ids=[p.id for p in prompts])
         path = self.folder / "answers" / f"{suite}.jsonl"
-        done = {row.id: row for row in _whole_rows(path)}
-        left = [i for i, p in enumerate(prompts) if p.id not in done]
+        chunks = [range(start, min(start + CHUNK, len(prompts))) for start in range(0, len(prompts), CHUNK)]
+        done = _kept(path, [[prompts[i].id for i in chunk] for chunk in chunks])
         path.parent.mkdir(parents=True, exist_ok=True)
         with bar(f"{self.name}: {suite}", len(prompts) * n) as progress:
-            progress((len(prompts) - len(left)) * n)
             self.engine.progress = progress
-            for start in range(0, len(left), CHUNK):
-                part, began = left[start : start + CHUNK], time.monotonic()
-                groups = self.engine.generate([ids[i] for i in part], sampling, n=n,
-                                              seeds=[prompt_seed(self.seed, f"{suite}:{prompts[i].id}") for i in part])
+            for chunk in chunks:
+                if prompts[chunk[0]].id in done:
+                    progress(len(chunk) * n)
+                    continue
+                part, began = [ids[i] for i in chunk], time.monotonic()
+                groups = self.engine.generate(part, sampling, n=n,
+                                              seeds=[prompt_seed(self.seed, f"{suite}:{prompts[i].id}") for i in chunk])
                 seconds, tokens = time.monotonic() - began, sum(len(g.token_ids) for group in groups for g in group)
-                self.count("prompt", sum(len(ids[i]) for i in part))
+                self.count("prompt", sum(map(len, part)))
                 self.count("generated", tokens)
                 rows = [completed(prompts[i], group, self.tokenizer, self.name, sampling)
-                        for i, group in zip(part, groups, strict=True)]
+                        for i, group in zip(chunk, groups, strict=True)]
                 with path.open("a", encoding="utf-8") as file:
                     file.write("".join(row.model_dump_json() + "\n" for row in rows))
+                cut_torn_line(self.folder / SPEED)
                 with (self.folder / SPEED).open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"suite": suite, "tokens": tokens, "seconds": seconds}) + "\n")
                 done |= {row.id: row for row in rows}
@@ -89,14 +97,53 @@ class Subject:
         return [done[p.id] for p in prompts]
 
 
-def _whole_rows(path: Path) -> list[Completions]:
-    """Rows that an interrupted run left whole; a torn last line is cut off."""
-    rows: list[Completions] = []
-    if not path.exists():
-        return rows
-    try:
-        for _, value in json_lines(path):
-            rows.append(Completions.model_validate(value))
-    except TrivetError:
-        write_rows(path, rows)  # the line that was being written when the run was killed is asked again
-    return rows
+def cut_torn_line(path: Path) -> None:
+    """Cut off what stands behind the last line end: the line that was being written when a run was killed."""
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
+
+def speeds(folder: Path) -> list[dict[str, Any]]:
+    """What a subject noted of its speed: suite, tokens, seconds of each chunk; a torn last line is passed over.
+
+    Raises TrivetError for a damaged line.
+    """
+    path, found = folder / SPEED, []
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            found.append({"suite": str(row["suite"]), "tokens": int(row["tokens"]), "seconds": float(row["seconds"])})
+        except (ValueError, TypeError, KeyError):
+            raise TrivetError("this line was damaged", file=path, line=number,
+                              expected='{"suite": …, "tokens": …, "seconds": …}', mend=_DELETE) from None
+    return found
+
+
+def _kept(path: Path, chunks: Sequence[Sequence[str]]) -> dict[str, Completions]:
+    """The answers in a file, by their prompts' ids, after it was cut back to the last of `chunks` that is whole.
+
+    chunks: ids of the prompts that are to be answered, in their order; before them may stand answers to others. Raises
+    TrivetError, and leaves the file as it is, for a damaged line, unless it is the last one and torn.
+    """
+    cut_torn_line(path)
+    found: dict[str, tuple[int, Completions]] = {}
+    for number, value in json_lines(path) if path.exists() else ():
+        try:
+            row = Completions.model_validate(value)
+        except ValidationError as error:
+            fault = row_error(error, Completions, path, number)
+            raise TrivetError(fault.what, file=path, line=number, field=fault.field, mend=_DELETE) from None
+        if row.id in found:
+            raise TrivetError(f"the answer to {row.id!r} stands twice", file=path, line=number, field="id",
+                              mend=_DELETE)
+        found[row.id] = number, row
+    whole = next((i for i, chunk in enumerate(chunks) if not all(name in found for name in chunk)), len(chunks))
+    again = [found[name][0] for chunk in chunks[whole:] for name in chunk if name in found]
+    if again:
+        first = min(again)
+        with path.open("rb") as file:
+            size = sum(len(file.readline()) for _ in range(first - 1))
+        os.truncate(path, size)
+        found = {name: place for name, place in found.items() if place[0] < first}
+    return {name: row for name, (_, row) in found.items()}

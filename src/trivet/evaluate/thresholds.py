@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trivet.errors import TrivetError
@@ -43,13 +43,14 @@ class Condition:
     """The limit of the figure, or of how much worse; None: significance decides."""
 
 
-def parse(conditions: Sequence[str], measures: Sequence[Measure] | None = None, *,
-          beside: bool = True) -> list[Condition]:
+def parse(conditions: Sequence[str], measures: Sequence[Measure] | None = None, *, beside: bool = True,
+          absent: Mapping[str, str] | None = None) -> list[Condition]:
     """Conditions, read and checked: `measures` are those that can be measured (None: not known yet).
 
-    beside: there is a base to be worse than. Measures of lm-eval's tasks are known only once they were run, and are not
-    checked here. Raises TrivetError for a condition that is none, an unknown measure, a share beyond 1, `worse` without
-    a base or of a measure in which neither direction is the better one.
+    beside: there is a base to be worse than. absent: measures that there won't be, with the reason. Measures of
+    lm-eval's tasks are known only once they were run, and are not checked here. Raises TrivetError for a condition that
+    is none, an unknown or absent measure, a share beyond 1, `worse` without a base or of a measure in which neither
+    direction is the better one.
     """
     found = [_read(text) for text in conditions]
     known = {m.key: m for m in measures or ()}
@@ -59,6 +60,9 @@ def parse(conditions: Sequence[str], measures: Sequence[Measure] | None = None, 
                               mend="give the base with --against, or a condition on the figure itself: KEY > NUMBER")
         if measures is None or condition.key == ANY or ".lm_eval." in condition.key:
             continue
+        if absent and condition.key in absent:
+            raise TrivetError(f"{condition.text!r}: {condition.key} will not be measured: {absent[condition.key]}",
+                              field=_FIELD, mend="give what it takes, or leave the condition out")
         if condition.key not in known:
             raise _unknown(condition, list(known))
         _fits(condition, known[condition.key])

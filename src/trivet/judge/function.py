@@ -10,9 +10,10 @@ from typing import Any
 
 from trivet.artifacts import sha256_file
 from trivet.errors import TrivetError
-from trivet.judge.ask import call
+from trivet.judge.ask import call, kind_of
 from trivet.judge.cache import Keep, gather
 from trivet.judge.cases import Case
+from trivet.judge.rewards import load_function
 
 CHUNK = 64  # cases a call: what an interruption costs at most
 
@@ -32,16 +33,8 @@ class FunctionJudge:
     @property
     def identity(self) -> Mapping[str, Any] | None:
         """None for a function without a source file, such as a built-in one."""
-        try:
-            file = inspect.getsourcefile(inspect.unwrap(self.function))
-        except TypeError:  # an object with __call__: its class stands in a file
-            try:
-                file = inspect.getsourcefile(type(self.function))
-            except TypeError:
-                return None
-        if file is None or not Path(file).is_file():
-            return None
-        return {"kind": "function", "spec": self.name, "source": sha256_file(file)}
+        file = source_file(self.function)
+        return None if file is None else {"kind": "function", "spec": self.name, "source": sha256_file(file)}
 
     def ask(self, cases: Sequence[Case], keep: Keep) -> None:
         """See Asking. Raises TrivetError where the function raises, or gives anything but probabilities."""
@@ -62,3 +55,23 @@ class FunctionJudge:
             place = traceback.extract_tb(error.__traceback__)[-1]
             raise TrivetError(f"{self.name} raised {type(error).__name__}: {error} ({place.filename}:{place.lineno})",
                               field=self.field, mend="mend the function (--debug shows the traceback)") from error
+
+
+def source_file(function: Callable[..., Any]) -> Path | None:
+    """The file in which a function stands, None where it stands in none."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:  # an object with __call__: its class stands in a file
+        try:
+            file = inspect.getsourcefile(type(function))
+        except TypeError:
+            return None
+    return Path(file) if file is not None and Path(file).is_file() else None
+
+
+def function_source(by: str, field: str) -> Path | None:
+    """The file of the function that a judge's setting names; None where it names something else, or has no file.
+
+    Raises TrivetError for a function that can't be imported.
+    """
+    return source_file(load_function(by, field=field)) if kind_of(by) == "function" else None

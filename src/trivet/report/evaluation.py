@@ -124,7 +124,7 @@ def _setup(tables: Sequence[Results]) -> list[tuple[str, str]]:
               for n, s in first.suites.items()]
     found = [("suites (items, time of the model)", ", ".join(suites)), ("seed", str(first.seed)),
              *((k, ", ".join(f"{a} {b}" for a, b in v.items()) if isinstance(v, Mapping) else str(v))
-               for k, v in first.settings.items() if v is not None),
+               for k, v in first.settings.items() if v not in (None, False)),
              ("data", ", ".join(f"{f} ({h[:12]})" for f, h in first.data.items())),
              ("time", duration(first.seconds) if first.seconds is not None else ""), ("machine", first.machine)]
     return [(k, v) for k, v in found if v]
@@ -218,10 +218,10 @@ def finish(config: EvaluateConfig) -> None:
     Exits with code 1 where a condition of `fail_if` holds. Raises TrivetError as `read` and `violations` do.
     """
     results = read(config.out)
-    broken = thresholds.violations(results, config.fail_if)
     page = write_evaluation(config.out)
     _print([results])
     print(f"report: {page}\npicture: {config.out / PICTURE}", flush=True)
+    broken = thresholds.violations(results, config.fail_if)  # may refuse one: not before the page
     for line in broken:
         print(f"trivet: failed: {line}", file=sys.stderr)
     if broken:
