@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = ROOT / ".venv-lm-eval"
 VERSION = "0.4.13"
 SIZES = {"quick": {"items": 4, "rounds": 1, "exact": 1, "batches": [8]},
-         "full": {"items": 60, "rounds": 3, "exact": 12, "batches": [1, 4, 16, 64]}}
+         "full": {"items": 30, "rounds": 3, "exact": 6, "batches": [1, 4, 16, 64]}}
 
 
 def environment() -> Path:
