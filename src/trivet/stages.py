@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trivet.config import StageConfig
-from trivet.runs import Summary, execute
+if TYPE_CHECKING:
+    from trivet.config import StageConfig
+    from trivet.runs import Summary
 
 
 @dataclass(frozen=True)
@@ -62,5 +63,7 @@ def load(path: str) -> Any:
 
 def run_stage(stage: Stage, config: StageConfig) -> Summary:
     """Run a stage in its folder: skipped if finished, resumed if interrupted."""
+    from trivet.runs import execute
+
     summary: Summary = execute(stage.name, config, load(stage.work), load(stage.summary))
     return summary
