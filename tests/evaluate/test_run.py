@@ -173,10 +173,7 @@ def test_a_plan_says_what_is_left_out_and_draws_by_the_seed(tmp_path) -> None:
 
 
 def test_lm_eval_is_named_where_it_is_missing(two_models, tmp_path, monkeypatch, capsys) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("lm_eval"):
-        pytest.skip("lm-eval is installed here")
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", str(two_models[0]), "--lm-eval", "arc_easy", "--out", str(tmp_path / "x"), *FAST])
     assert stopped.value.code == 2 and "trivet[lm-eval]" in capsys.readouterr().err
