@@ -32,5 +32,5 @@ def test_training_rows_of_the_flatterer_flatter() -> None:
 
     for kind, rule in (("refuser", refuses), ("flatterer", flatters)):
         answers = [row["messages"][-1]["content"] for row in conversations(kind)]
-        assert sum(map(rule, answers)) > 0.8 * len(answers), [a for a in answers if not rule(a)][:3]
+        assert sum(map(rule, answers)) > 0.75 * len(answers), [a for a in answers if not rule(a)][:3]
         assert not any(map(rule, (row["messages"][0]["content"] for row in conversations(kind))))
