@@ -2,8 +2,8 @@
 
     self_false_positive_rate  the base against itself, fresh seeds, 200 times: share of tables in which Holm's test
                               finds any difference; its 95% interval should contain 5%. All comparisons ask the same
-                              12 items of each suite: only the sampling is fresh, so the interval does not cover
-                              other draws of items
+                              items: only the sampling is fresh (one of eight answers that the model was sampled to
+                              each prompt), so the interval does not cover other draws of items
     broken_models_caught      three models broken on purpose: how many are found worse on the leg that they broke
     mc_max_abs_error          MC1 and MC2 beside a plain computation that shares no code, largest difference
     ratio_lm_eval             time of lm-evaluation-harness over ours, same questions: the median over rounds, with
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,19 +43,20 @@ PARTS = ("broken", "self", "peer")
 
 
 class Pool(Subject):
-    """A subject that draws many answers to each prompt once, and then gives one of them a run."""
+    """A subject that answers each prompt several times once, and then draws one of these answers a run."""
 
-    runs: int
+    size: int
     run: int = 0
     pool: dict[str, dict[str, Completions]]
 
     def answer(self, suite: str, prompts: Sequence[Prompt], sampling: Sampling, *, n: int = 1) -> list[Completions]:
-        """See Subject.answer. The first call draws the answers of all runs."""
+        """See Subject.answer. The first call draws the pool; what a run draws of it depends on the run alone."""
         known = self.pool.setdefault(suite, {})
         if missing := [p for p in prompts if p.id not in known]:
-            known |= {r.id: r for r in super().answer(suite, missing, sampling, n=self.runs)}
-        rows = [known[p.id] for p in prompts]
-        return [r.model_copy(update={"completions": [r.completions[self.run]]}) for r in rows]
+            known |= {r.id: r for r in super().answer(suite, missing, sampling, n=self.size)}
+        drawn = [random.Random(f"{self.seed}:{self.run}:{suite}:{p.id}").randrange(self.size) for p in prompts]
+        return [known[p.id].model_copy(update={"completions": [known[p.id].completions[k]]})
+                for p, k in zip(prompts, drawn, strict=True)]
 
 
 def single_turn(items: Sequence[Any]) -> list[Any]:
@@ -62,16 +64,22 @@ def single_turn(items: Sequence[Any]) -> list[Any]:
     return [i for i in items if getattr(i, "then", None) is None]
 
 
-def false_positives(work: Path, *, quick: bool, model: str, seed: int, comparisons: int, items: int) -> dict[str, Any]:
-    """The base against itself: two evaluations with fresh seeds a comparison, none used twice."""
+def false_positives(work: Path, *, quick: bool, model: str, seed: int, comparisons: int, items: int,
+                    size: int) -> dict[str, Any]:
+    """The base against itself: two evaluations a comparison, none used twice.
+
+    Each evaluation draws, with a seed of its own, one of the `size` answers that the model was sampled to each prompt:
+    both sides come from one distribution, item by item, so whatever is found is a false alarm. (400 evaluations
+    sampled token by token would take days of one core.)
+    """
     config = EvaluateConfig(model=model, suites=list(SAMPLED), seed=seed, plain_template=True,
-                            sampling=Sampling(temperature=0.7, max_new_tokens=4 if quick else 16))
+                            sampling=Sampling(temperature=0.7, max_new_tokens=4 if quick else 48))
     subject = Pool(model, work / "pool", prepare(Device()), seed=seed, batch_size=256, plain_template=True)
-    subject.runs, subject.pool = 2 * comparisons, {}
+    subject.size, subject.pool = size, {}
     chosen = {name: draw(single_turn(SUITES[name].load().read(config)), items, seed) for name in SAMPLED}
     tables: list[dict[str, list[Score]]] = []
     measures: dict[str, Measure] = {}
-    for number in range(subject.runs):
+    for number in range(2 * comparisons):
         subject.run = number
         found: dict[str, list[Score]] = {}
         for name, questions in chosen.items():
@@ -92,14 +100,14 @@ def false_positives(work: Path, *, quick: bool, model: str, seed: int, compariso
     rate = families / comparisons
     return {
         "self_false_positive_rate": Interval(rate, *statistics.wilson(rate, comparisons), comparisons).as_dict(),
-        "stated_level": LEVEL, "measures": tested, "prompts": sum(map(len, chosen.values())),
+        "stated_level": LEVEL, "measures": tested, "prompts": sum(map(len, chosen.values())), "answers_a_prompt": size,
         "unadjusted_rate_per_test": rejected / max(tests, 1), "tests": tests,
     }
 
 
 def broken(work: Path, *, quick: bool, model: str, data: Path | None, limit: int) -> dict[str, Any]:
     """Models broken on purpose beside the base: on which legs each is found worse."""
-    common = ["--limit", str(limit), "--suites", "text", "prompts", "unknown", "agreeing", "refusals", "instructions",
+    common = ["--limit", str(limit), "--suites", "text", "unknown", "agreeing", "refusals",
               *(["--data", str(data)] if data else []), *(["--sampling.max-new-tokens", "8"] if quick else [])]
     trivet(["evaluate", model, "--out", str(work / "base"), *common])
     found = {}
@@ -141,7 +149,8 @@ def main() -> None:
                               limit=4 if chosen.quick else 60)
         if "self" in chosen.only:
             figures |= false_positives(work, quick=chosen.quick, model=chosen.model, seed=chosen.seed,
-                                       comparisons=4 if chosen.quick else 200, items=3 if chosen.quick else 12)
+                                       comparisons=4 if chosen.quick else 200, items=3 if chosen.quick else 60,
+                                       size=3 if chosen.quick else 8)
         if "peer" in chosen.only and chosen.data is not None and not chosen.quick:
             from lm_eval_peer import compare_with_lm_eval
 
