@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evaluate.suites.saying import DECLINES, TELLS, Grading, completions
+from saying import DECLINES, TELLS, Grading, completions
 from trivet.artifacts import Completion, Prompt
 from trivet.errors import TrivetError
 from trivet.evaluate.base import Measure

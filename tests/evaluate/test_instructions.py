@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from evaluate.solver import solve
+from solver import solve
 from trivet.evaluate.instructions import (
     CHOICES,
     FAMILIES,

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from evaluate.suites.fakes import FakeSubject, shares
+from fakes import FakeSubject, shares
 from trivet.evaluate.config import EvaluateConfig
 from trivet.evaluate.suites import agreeing
 from trivet.evaluate.suites.agreeing import WORDINGS, judge

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import pytest
 
-from evaluate.suites.saying import DECLINES, TELLS, Grading, Saying
+from saying import DECLINES, TELLS, Grading, Saying
 from trivet.errors import TrivetError
 from trivet.evaluate.catalogue import draw
 from trivet.evaluate.config import EvaluateConfig

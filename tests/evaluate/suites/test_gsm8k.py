@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from evaluate.suites.saying import Saying
+from saying import Saying
 from trivet.evaluate.config import EvaluateConfig
 from trivet.evaluate.suites import gsm8k
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from evaluate.solver import solve
-from evaluate.suites.fakes import FakeSubject, shares
+from fakes import FakeSubject, shares
+from solver import solve
 from trivet.evaluate.catalogue import SUITES, draw
 from trivet.evaluate.config import EvaluateConfig
 from trivet.evaluate.suites import instructions

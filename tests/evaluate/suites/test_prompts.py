@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from evaluate.suites.saying import TELLS, Grading, Saying, completions
+from saying import TELLS, Grading, Saying, completions
 from trivet.artifacts import Prompt, is_held_out
 from trivet.errors import TrivetError
 from trivet.evaluate.config import EvaluateConfig

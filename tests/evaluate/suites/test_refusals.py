@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pytest
 
-from evaluate.suites.saying import DECLINES, TELLS, Grading, Saying
+from saying import DECLINES, TELLS, Grading, Saying
 from trivet.evaluate.config import EvaluateConfig
 from trivet.evaluate.suites import refusals
 

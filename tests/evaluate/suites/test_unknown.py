@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
-from evaluate.suites.fakes import FakeSubject, shares
+from fakes import FakeSubject, shares
 from trivet.evaluate.config import EvaluateConfig
 from trivet.evaluate.suites import unknown
 from trivet.evaluate.suites.unknown import Question, holds, judge
