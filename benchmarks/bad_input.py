@@ -1127,7 +1127,7 @@ RECIPES = [
          lambda p: _report_after(p, "summary.json", '{"stage": "ppo", "reward_gain": 3}'), "a record of this run"),
     Case("report", "a line of the ledger that is a list",
          lambda p: (_report_after(p, "metrics.jsonl", ""), p.text("ledger.jsonl", "[1]\n"), [p.out])[2],
-         "a record of this run"),
+         "ledger.jsonl:1: this line is no entry of a ledger"),
     Case("report", "a page where a folder stands",
          lambda p: [*_report_after(p, "metrics.jsonl", ""), "--out", p.make("page")], "folder"),
     Case("report", "a page where nothing can be made",
