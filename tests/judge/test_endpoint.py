@@ -296,11 +296,13 @@ def test_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     with Endpoint(longer) as server:
         server.faults = [None, None, *[Fault(hang=30.0)] * 20]
         code = f"""
+import signal
 from pathlib import Path
 from judge.test_endpoint import many
 from trivet.judge.ask import make_judge
 from trivet.judge.config import Judging
 judge = make_judge(Judging(by={server.url!r}, model="m", concurrency=4), None, folder=Path({str(tmp_path)!r}))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell hands on an ignored one
 print("ready", flush=True)
 try:
     judge(many(20))
