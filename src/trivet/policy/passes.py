@@ -18,6 +18,7 @@ from trivet.models.roles import Roles
 from trivet.policy.loss import entropy_from_logits, logps_from_logits
 from trivet.policy.rollout import MicroBatch
 from trivet.policy.vocabulary import linear_logps
+from trivet.training.ranks import here
 
 
 @dataclass
@@ -98,7 +99,10 @@ class Evaluated:
 
 def evaluate_tokens(roles: Roles, micros: Sequence[MicroBatch], temperature: float, shape: tuple[int, int], *,
                     keep_graph: bool, entropy_gradient: bool = False) -> Evaluated:
-    """One pass of each role under the update's own micro-batch layout, so that the first ratio is 1 (detail 4)."""
+    """One pass of each role under the update's own micro-batch layout, so that the first ratio is 1 (detail 4).
+
+    micros: this rank's; each rank fills its rows, and all have the whole matrices.
+    """
     logps, ref_logps = torch.zeros(shape), torch.zeros(shape)
     values = None if roles.value_head is None else torch.zeros(shape)
     live: TokenPass | None = None
@@ -125,4 +129,5 @@ def evaluate_tokens(roles: Roles, micros: Sequence[MicroBatch], temperature: flo
         if values is not None:
             assert found_values is not None
             values[rows, :width] = found_values.detach().cpu()
+    here().sum_(logps, ref_logps, *([] if values is None else [values]))
     return Evaluated(logps, ref_logps, values, live, lower)
