@@ -100,6 +100,6 @@ def test_attention_that_is_capped_is_not_packed() -> None:
         vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=8, max_position_embeddings=64)).eval()
     assert not bears_packing(model)
-    model.config._attn_implementation = "sdpa"  # asked for, so that the softcap reaches our attention
-    del model._trivet_packs
-    assert not bears_packing(model) and model.config._attn_implementation == "sdpa"
+    lines = packed.Lines(torch.zeros((1, 1), dtype=torch.long), *[torch.zeros(1, dtype=torch.long)] * 3)
+    with pytest.raises(NotImplementedError, match="softcap"):
+        packed.attention(None, *[torch.zeros(1, 1, 1, 8)] * 3, None, lines=lines, softcap=50.0)
