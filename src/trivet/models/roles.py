@@ -19,6 +19,7 @@ from torch import nn
 
 from trivet.config import LoRA
 from trivet.models import lora
+from trivet.models.lora_linear import fuse
 from trivet.models.lower import LowerBlocks, shareable_blocks
 from trivet.models.output_layer import plain_output_layer
 from trivet.models.packed import bears_packing
@@ -132,6 +133,7 @@ class SharedTrunk:
                 lora.load_into(self._peft, rewards[critic_from], "critic")
             else:
                 self._peft.add_adapter("critic", adapter)
+        fuse(self._peft)
         learned = {"policy", "critic"}
         self._adapter_parameters: list[tuple[str, nn.Parameter, bool]] = []
         for name, parameter in self._peft.named_parameters():
