@@ -18,6 +18,7 @@ from trivet.models.roles import Roles
 from trivet.policy.loss import entropy_from_logits, logps_from_logits
 from trivet.policy.rollout import MicroBatch
 from trivet.policy.vocabulary import linear_logps
+from trivet.training.ranks import here
 
 
 @dataclass
@@ -97,7 +98,10 @@ class Evaluated:
 
 def evaluate_tokens(roles: Roles, micros: Sequence[MicroBatch], temperature: float, shape: tuple[int, int], *,
                     keep_graph: bool, entropy_gradient: bool = False) -> Evaluated:
-    """One pass of each role under the update's own micro-batch layout, so that the first ratio is 1 (detail 4)."""
+    """One pass of each role under the update's own micro-batch layout, so that the first ratio is 1 (detail 4).
+
+    micros: this rank's; each rank fills its rows, and all have the whole matrices.
+    """
     logps, ref_logps, values = (torch.zeros(shape) for _ in range(3))
     live: TokenPass | None = None
     lower: dict[tuple[int, ...], LowerBlocks | None] = {}
@@ -122,4 +126,5 @@ def evaluate_tokens(roles: Roles, micros: Sequence[MicroBatch], temperature: flo
         logps[rows, :width] = found.logps.detach().cpu()
         ref_logps[rows, :width] = reference.logps.cpu()
         values[rows, :width] = found_values.detach().cpu()
+    here().sum_(logps, ref_logps, values)
     return Evaluated(logps, ref_logps, values, live, lower)

@@ -14,6 +14,7 @@ from trivet.policy.config import PPOConfig
 from trivet.policy.loss import PolicyStats, kl_loss, policy_loss, value_loss
 from trivet.policy.passes import Evaluated, TokenPass, response_pass, value_pass
 from trivet.policy.rollout import MicroBatch
+from trivet.training.ranks import here, sum_gradients
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def update(
 ) -> UpdateStats:
     """`config.epochs` passes over the rollout. advantages, returns: [B, R], already whitened over the whole batch.
 
+    minibatches: of each, this rank's micro-batches; gradients and figures are summed over the ranks.
+
     Raises TrivetError where the loss is no finite number.
     """
     for group in optimizer.param_groups:
@@ -72,13 +75,12 @@ def update(
     for epoch in range(config.epochs):
         generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 101 + epoch)
         for index in torch.randperm(len(minibatches), generator=generator).tolist():
-            figures, stats = _minibatch(roles, optimizer, minibatches[index], old, advantages, returns, config,
-                                        live)
+            figures, deviation = _minibatch(roles, optimizer, minibatches[index], old, advantages, returns, config,
+                                            live)
             live = None
             inner += 1
             if first is None:
-                first = float(stats.ratio_max_deviation)
-            figures |= {"clip_fraction": float(stats.clip_fraction), "approx_kl": float(stats.approx_kl)}
+                first = deviation
             for key, value in figures.items():
                 totals[key] = totals.get(key, 0.0) + value
     return UpdateStats(ratio_first=first or 0.0, **{k: v / inner for k, v in totals.items()})
@@ -87,11 +89,14 @@ def update(
 def _minibatch(
     roles: Roles, optimizer: torch.optim.Optimizer, micros: list[MicroBatch], old: Evaluated,
     advantages: torch.Tensor, returns: torch.Tensor, config: PPOConfig, live: TokenPass | None,
-) -> tuple[dict[str, float], PolicyStats]:
-    """One optimizer step. Every loss is a sum over tokens by the minibatch's token count (detail 10)."""
-    denominator = float(sum(int(m.response_mask.sum()) for m in micros))
+) -> tuple[dict[str, float], float]:
+    """One optimizer step: its figures and the largest |ratio - 1|.
+
+    Every loss is a sum over tokens by the minibatch's token count, that of all ranks (detail 10).
+    """
+    (denominator,) = here().total(float(sum(int(m.response_mask.sum()) for m in micros)))
     figures = dict.fromkeys(("policy_loss", "value_loss", "entropy", "kl_loss", "value_clip_fraction"), 0.0)
-    merged: PolicyStats | None = None
+    merged: PolicyStats | None = None  # so it stays on a rank that has no micro-batch of this minibatch
     for micro in micros:
         rows, width = list(micro.rows), micro.width
         device = micro.ids.device
@@ -127,11 +132,15 @@ def _minibatch(
         figures["value_clip_fraction"] += float(clipped)
         figures["entropy"] += float(entropy.detach())
         merged = stats if merged is None else merged.merge(stats)
+    sum_gradients(roles.trainable().values())
     norm = torch.nn.utils.clip_grad_norm_(list(roles.trainable().values()), config.optimizer.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    assert merged is not None
-    return figures | {"grad_norm": float(norm)}, merged
+    figures["clip_fraction"] = float(merged.clip_fraction) if merged else 0.0
+    figures["approx_kl"] = float(merged.approx_kl) if merged else 0.0
+    figures = dict(zip(figures, here().total(*figures.values()), strict=True))
+    deviation = here().largest(float(merged.ratio_max_deviation) if merged else 0.0)
+    return figures | {"grad_norm": float(norm)}, deviation
 
 
 def _backward(loss: torch.Tensor) -> None:
