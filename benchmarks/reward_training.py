@@ -1,17 +1,17 @@
 """A reward model on 4-way rankings by Trivet's `reward` and by TRL's RewardTrainer: the same pairs, turn about.
 
 The starter set's rankings (three readings a prompt, their majority), or those of --data, become pairs; only prompts
-whose four answers are ranked without a tie are trained on, so that each gives six pairs, and every pair is trained once
-an epoch by both. Both get the same token ids, model, precision, optimizer, learning rate, schedule, adapters (LoRA on
-all linear layers; or all weights), the same penalty that centres scores, the same number of pairs an optimizer step.
+whose four answers are ranked without a tie are trained on, so that each gives six pairs, and every pair is trained
+once by both. Both get the same token ids, model, precision, optimizer, learning rate, schedule, adapters (LoRA on
+all linear layers; or all weights), the same penalty that centres scores, as many pairs an optimizer step.
 
 What differs is the work that each makes of it: TRL forwards chosen and rejected of each pair, 12 dialogues a ranking;
-Trivet forwards a prompt and its four answers once. TRL gets the micro-batch and the order that were fastest for it
+Trivet forwards a prompt and its four answers once. TRL gets the micro-batch and the order that are fastest for it
 (--trial tries them): pairs of like length together, since it pads a batch to its longest.
 
-Each is a process of its own that trains a step when told to and else sleeps. Timed is a whole optimizer step: making the
-batch, forward, backward, AdamW. A ratio is TRL's seconds over Trivet's in the same round; before the first round both
-have made one step.
+Each is a process of its own that trains a step when told to and else sleeps. Timed is a whole optimizer step: making
+the batch, forward, backward, AdamW. A ratio is TRL's seconds over Trivet's in the same round; before the first round
+both have made one step.
 
     ratio_trl        TRL's seconds over Trivet's, LoRA against LoRA: median over rounds, interval by bootstrap over them
     accuracy         of Trivet's model on held-out pairs, interval by bootstrap over prompts; accuracy_trl, and
@@ -19,7 +19,7 @@ have made one step.
     full             the same for all weights against all weights (speed and memory only)
     peak_memory_ratio  Trivet's peak resident memory over TRL's, of the two processes
 
-    python benchmarks/reward_training.py [--quick] [--json FILE] [--model M] [--data RANKINGS] [--peer-env DIR] [--trial]
+    python benchmarks/reward_training.py [--quick] [--json FILE] [--model M] [--data FILE] [--peer-env DIR] [--trial]
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ from trivet.artifacts import Message, Preference, first_turn, read_rows, write_r
 from trivet.config import EMBEDDED, Device, LoRA
 from trivet.data.chat import dialogue_ids, ensure_template
 from trivet.feedback.config import PairsConfig
-from trivet.intervals import Interval, bootstrap_mean, bootstrap_statistic, paired_bootstrap
+from trivet.intervals import Interval, bootstrap_mean, paired_bootstrap
 from trivet.models.reward_model import load_reward_model
 from trivet.models.source import load_tokenizer, resolve
+from trivet.pipeline import starter
 from trivet.reward.config import RewardConfig
 from trivet.reward.metrics import pair_correct
 from trivet.reward.train import run as train_reward
@@ -85,7 +86,7 @@ def material(data: Path, model: str, work: Path, rankings: int, heldout: int, ma
         return {i: members for i, members in found.items() if len(members) == PAIRS and all(
             max(map(len, token_ids(tokenizer, r))) <= max_length for r in members)}
 
-    train, held = whole(read_rows(made / "train.jsonl", Preference)), whole(read_rows(made / "heldout.jsonl", Preference))
+    train, held = (whole(read_rows(made / f"{side}.jsonl", Preference)) for side in ("train", "heldout"))
     if len(train) < rankings or not held:
         raise ValueError(f"{len(train)} rankings of four answers without a tie are too few for {rankings}, "
                          f"or none is held out ({len(held)})")
@@ -140,7 +141,8 @@ def trivet_worker(job: dict[str, Any]) -> Worker:
 
 
 def trl_worker(python: Path, job: dict[str, Any], micro_batch: int, grouped: bool) -> Worker:
-    told = job | {"micro_batch": micro_batch, "grouped": grouped, "batch": RANKINGS * PAIRS, "save": job["save"] + "-trl"}
+    told = job | {"micro_batch": micro_batch, "grouped": grouped, "batch": RANKINGS * PAIRS,
+                  "save": job["save"] + "-trl"}
     hidden = ("PYTHONPATH", "PYTHONHOME")
     return Worker([str(python), str(HERE / "trl_reward_peer.py"), json.dumps(told)],
                   {k: v for k, v in os.environ.items() if k not in hidden}
@@ -189,7 +191,8 @@ def speed(found: dict[str, Any], seed: int) -> dict[str, Any]:
     seconds = {n: [t["seconds"] for t in found[n]] for n in ("trivet", "trl") if n in found}
     cpu = {n: statistics.median(t["cpu_seconds"] for t in found[n]) for n in seconds}
     figures: dict[str, Any] = {"step_seconds": {n: statistics.median(s) for n, s in seconds.items()},
-                               "step_cpu_seconds": cpu, "peak_memory_bytes": found["peak"], "rounds": len(found["trivet"])}
+                               "step_cpu_seconds": cpu, "peak_memory_bytes": found["peak"],
+                               "rounds": len(found["trivet"]), "ratio_trl": None}
     if "trl" in seconds:
         ratios = [t / o for t, o in zip(seconds["trl"], seconds["trivet"], strict=True)]
         figures |= {"ratio_trl": median(ratios, seed).as_dict(), "ratio_trl_cpu": cpu["trl"] / cpu["trivet"],
@@ -254,7 +257,8 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
                 "tokens": {"trivet": _packed(tokenizer, rows), "trl": sum(len(x) for p in ids for x in p.values())}}
             groups = [first_turn(r.prompt) for r in held]
             ours = right(found["saved"], held)
-            figures |= {"heldout_pairs": len(held), "accuracy": bootstrap_mean(ours, groups, seed=chosen.seed).as_dict()}
+            figures["heldout_pairs"] = len(held)
+            figures["accuracy"] = bootstrap_mean(ours, groups, seed=chosen.seed).as_dict()
             if python is not None:
                 theirs = right(found["saved_trl"], held)
                 figures["accuracy_trl"] = bootstrap_mean(theirs, groups, seed=chosen.seed).as_dict()
@@ -276,10 +280,8 @@ def _packed(tokenizer: Any, rows: Sequence[Preference]) -> int:
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
-    from trivet import starter
-
     parser.add_argument("--model", default=EMBEDDED, help="a model folder")
-    parser.add_argument("--data", type=Path, default=Path(starter.__path__[0]) / "rankings.jsonl",
+    parser.add_argument("--data", type=Path, default=Path(starter("rankings")),
                         help="rankings of four answers, JSON Lines (default: the starter set's)")
     parser.add_argument("--peer-env", type=Path, help="an environment that has TRL (default: made, .venv-trl)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the trunk")
