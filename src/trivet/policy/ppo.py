@@ -3,7 +3,7 @@
 Schulman et al. 2017; Ziegler et al. 2019; Ouyang et al. 2022, section 3.5. The loop is `_step` below; every
 line of it is a function that can be tested alone. docs/papers.md maps each to its source.
 
-Not covered here: other engines, estimators without a critic.
+Not covered here: other engines.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trivet.judge.rewards import call
 from trivet.models.merge import merge_policy
 from trivet.models.source import ModelSource
 from trivet.policy import state as states
-from trivet.policy.advantage import gae, others_mean, token_rewards, whiten
+from trivet.policy.advantage import estimate, others_mean, token_rewards
 from trivet.policy.config import PPOConfig
 from trivet.policy.kl import kl_estimate, sequence_kl
 from trivet.policy.passes import Evaluated, evaluate_tokens
@@ -193,9 +193,11 @@ def _step(
     per_token = kl_estimate(old.logps, old.ref_logps, config.kl.chosen) if in_reward else None
     baseline = others_mean(penalised, config.answers) if config.prompt_baseline else torch.zeros(())
     rewards = token_rewards(penalised - baseline, per_token, mask, state.kl_coef if in_reward else 0.0)
-    advantages, returns = gae(rewards, old.values, mask, config.gamma, config.lam)
+    advantages, returns = estimate(config.advantage, rewards, old.values, mask, answers=config.answers,
+                                   gamma=config.gamma, lam=config.lam)
     with phase("update"):
-        stats = update(setup.roles, optimizer, minibatches, old, whiten(advantages, mask), returns, config, step)
+        stats = update(setup.roles, optimizer, minibatches, old, advantages, returns, config, step,
+                       setup.earlier)
     following = state.next(kl=float(kl.mean()), episodes=len(rollout), tokens=rollout.tokens, seconds=0.0,
                            config=config.kl)
     row = _metrics(rollout, scores, penalised, kl, old, returns, stats, state, following)
@@ -205,7 +207,9 @@ def _step(
     # a prompt is read once for all of its answers
     run.meter.count("prompt", sum(map(len, rollout.prompts[:: config.answers])))
     run.meter.count("generated", rollout.tokens)
-    run.meter.count("trained", rollout.tokens * config.epochs)
+    inner = config.epochs * config.minibatches
+    run.meter.count("trained", rollout.tokens * config.epochs
+                    + (setup.earlier.tokens(state.step * inner, inner) if setup.earlier else 0))
     trackers.log(row, step)
     example = " ".join(rollout.samples[0].completion.split())[:60]
     say(f"reward {row['score']:+.2f}  kl {row['kl']:.2f}  “{example}”")
@@ -269,18 +273,21 @@ def _stop_state(state: PPOState, kl: float | None) -> StopState:
 
 def _metrics(
     rollout: Rollout, scores: list[float], penalised: torch.Tensor, kl: torch.Tensor, old: Evaluated,
-    returns: torch.Tensor, stats: UpdateStats, state: PPOState, following: PPOState,
+    returns: torch.Tensor | None, stats: UpdateStats, state: PPOState, following: PPOState,
 ) -> dict[str, Any]:
     """A line of metrics.jsonl: nothing in it depends on the clock."""
     mask = rollout.mask
-    spread = returns[mask].var(correction=0)
-    explained = 1 - (returns - old.values)[mask].var(correction=0) / spread if spread > 0 else torch.tensor(0.0)
+    critic: dict[str, float] = {}
+    if returns is not None and old.values is not None:
+        spread = returns[mask].var(correction=0)
+        explained = 1 - (returns - old.values)[mask].var(correction=0) / spread if spread > 0 else torch.tensor(0.0)
+        critic = {"value_mean": float(old.values[mask].mean()), "value_explained": float(explained)}
     return {
         "step": following.step, "episodes": following.episodes, "tokens": following.tokens,
         "score": statistics.fmean(scores), "score_penalised": float(penalised.mean()),
         "kl": float(kl.mean()), "kl_per_token": float(kl.sum() / mask.sum()), "kl_coef": state.kl_coef,
         "length": rollout.tokens / len(rollout), "ended": statistics.fmean(rollout.ended),
-        "value_mean": float(old.values[mask].mean()), "value_explained": float(explained), **asdict(stats),
+        **critic, **{name: value for name, value in asdict(stats).items() if value is not None},
     }
 
 
