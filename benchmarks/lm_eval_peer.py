@@ -1,9 +1,9 @@
 """TruthfulQA's multiple choice by Trivet and by lm-evaluation-harness: the same items, model, torch, process.
 
-The peer gets an environment of its own (.venv-lm-eval, made here: lm-eval from the package index, everything that is
-already installed for Trivet shared), and there both sides run with one loaded model, turn about. Timed is what lies
-between the items in memory and the scores: wording, tokens, passes. Left out: loading the model and the task, reading
-the data. The peer runs its own tasks truthfulqa_mc1 and truthfulqa_mc2 at the batch size that was fastest in a trial.
+The peer gets an environment of its own (.venv-lm-eval, see peers.py), and there both sides run with one loaded model,
+turn about. Timed is what lies between the items in memory and the scores: wording, tokens, passes. Left out: loading
+the model and the task, reading the data. The peer runs its own tasks truthfulqa_mc1 and truthfulqa_mc2 at the batch
+size that was fastest in a trial.
 
     ratio_lm_eval                   the peer's seconds over Trivet's: median, least and largest of the rounds
     agreement                       share of questions with the same verdict in MC1
@@ -18,6 +18,7 @@ the data. The peer runs its own tasks truthfulqa_mc1 and truthfulqa_mc2 at the b
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import statistics
@@ -29,26 +30,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from peers import environment
+
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = ROOT / ".venv-lm-eval"
-VERSION = "0.4.13"
 SIZES = {"quick": {"items": 4, "rounds": 1, "exact": 1, "batches": [8]},
          "full": {"items": 30, "rounds": 3, "exact": 6, "batches": [1, 4, 16, 64]}}
-
-
-def environment() -> Path:
-    """The python of the peer's environment, which is made where it is not there yet."""
-    python = ENVIRONMENT / "bin" / "python"
-    mark = ENVIRONMENT / f"lm-eval-{VERSION}"
-    if not mark.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-        own, theirs = (subprocess.run([program, "-c", "import site; print(site.getsitepackages()[0])"], check=True,
-                                      capture_output=True, text=True).stdout.strip()
-                       for program in (sys.executable, str(python)))
-        (Path(theirs) / "trivet_peer.pth").write_text(own + "\n")
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", f"lm-eval=={VERSION}"], check=True)
-        mark.touch()
-    return python
 
 
 def compare_with_lm_eval(quick: bool, seed: int = 0, data: Path | None = None) -> dict[str, Any]:
@@ -58,8 +44,8 @@ def compare_with_lm_eval(quick: bool, seed: int = 0, data: Path | None = None) -
         result = Path(folder) / "result.json"
         job = {**SIZES["quick" if quick else "full"], "data": str(data), "seed": seed, "folder": folder,
                "result": str(result)}
-        subprocess.run([str(environment()), str(Path(__file__).resolve()), "--worker", json.dumps(job)], check=True,
-                       cwd=folder, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'benchmarks'}",
+        subprocess.run([str(environment("lm-eval")), str(Path(__file__).resolve()), "--worker", json.dumps(job)],
+                       check=True, cwd=folder, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'benchmarks'}",
                                         "HF_DATASETS_CACHE": folder, "HF_HUB_OFFLINE": "1",
                                         "TOKENIZERS_PARALLELISM": "true"})
         figures: dict[str, Any] = json.loads(result.read_text())
@@ -190,7 +176,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "logp_max_abs_error": max(gaps),
         "mc_max_abs_error": gap(double, truth, list(plain)),
         "float32": {"trivet": gap(mine, truth, list(plain)), "lm_eval": gap(peer, truth, list(plain))},
-        "exact_items": len(plain), "threads": compute.threads, "lm_eval": VERSION,
+        "exact_items": len(plain), "threads": compute.threads, "lm_eval": importlib.metadata.version("lm_eval"),
     }
 
 

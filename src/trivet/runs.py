@@ -64,8 +64,9 @@ S = TypeVar("S", bound=Summary)
 class Run:
     """The folder of one stage's run, open for writing. Made by `execute`, or `Run.scratch` in a notebook."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        """writes: False on all processes of a run but one, which share the work and leave the files to it."""
+        self.folder, self.writes = Path(folder), writes
         self.meter = ledger.Meter()
         self.artifacts: dict[str, Artifact] = {}
         try:
@@ -86,6 +87,8 @@ class Run:
             if isinstance(value, float) and not math.isfinite(value):
                 raise TrivetError(f"{key} is {value} at step {row.get('step')}", field="optimizer.lr",
                                   mend="lower the learning rate, or use --device.precision float32")
+        if not self.writes:
+            return
         try:
             with self.path(f"{name}.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
@@ -101,7 +104,7 @@ class Run:
     def cut(self, name: str, offset: int) -> None:
         """Cut NAME.jsonl back to `offset` bytes: what came after the checkpoint is done again."""
         path = self.path(f"{name}.jsonl")
-        if path.exists() and path.stat().st_size > offset:
+        if self.writes and path.exists() and path.stat().st_size > offset:
             os.truncate(path, offset)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
@@ -111,6 +114,8 @@ class Run:
 
     def artifact(self, kind: str, path: Path) -> None:
         """Declare a finished file or folder as an output of this stage."""
+        if not self.writes:
+            return
         self.artifacts[kind] = Artifact(path=str(path.relative_to(self.folder)), sha256=sha256_path(path))
 
 

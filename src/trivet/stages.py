@@ -6,6 +6,8 @@ Strings, so that `trivet --help` and a recipe's check load neither torch nor tra
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ class Stage:
     summary: str
     artifacts: tuple[str, ...]
     """What it hands on, by the names that a recipe refers to."""
+    trains: bool = False
+    """Whether processes that torchrun started share its work; the work of any other stage is rank 0's."""
 
     def config_type(self) -> type[StageConfig]:
         """The configuration class; imports no torch."""
@@ -48,7 +52,7 @@ STAGES = {s.name: s for s in (
           "trivet.judge.score:run", "trivet.judge.score:ScoreSummary", ("scores",)),
     Stage("ppo", "align a model to a reward, with KL to the frozen reference",
           "trivet.policy.config:PPOConfig", "trivet.policy.ppo:run",
-          "trivet.policy.ppo:PPOSummary", ("policy", "model")),
+          "trivet.policy.ppo:PPOSummary", ("policy", "model"), trains=True),
     Stage("evaluate", "helpful, honest, harmless, still capable? One table, beside a base",
           "trivet.evaluate.config:EvaluateConfig", "trivet.evaluate.run:run",
           "trivet.evaluate.run:EvaluateSummary", ("results", "table")),
@@ -65,5 +69,41 @@ def run_stage(stage: Stage, config: StageConfig) -> Summary:
     """Run a stage in its folder: skipped if finished, resumed if interrupted."""
     from trivet.runs import execute
 
-    summary: Summary = execute(stage.name, config, load(stage.work), load(stage.summary))
+    work, kind = load(stage.work), load(stage.summary)
+    if _started_together():
+        return _run_together(stage, config, work, kind)
+    summary: Summary = execute(stage.name, config, work, kind)
+    return summary
+
+
+def _started_together() -> bool:
+    """Whether torchrun started this process beside others. Finds out without torch, which many stages don't need."""
+    known = sys.modules.get("trivet.training.ranks")
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 or (known is not None and known.here().world > 1)
+
+
+def _run_together(stage: Stage, config: StageConfig, work: Any, kind: Any) -> Summary:
+    """A stage by several processes: rank 0 opens the folder, decides whether there is work, and writes it all."""
+    from trivet.runs import Run, execute
+    from trivet.training.ranks import join
+
+    ranks = join()
+    called = False
+
+    def call(config: Any, run: Any) -> Any:
+        nonlocal called
+        called = True
+        if stage.trains:
+            ranks.broadcast(True)
+        return work(config, run)
+
+    with ranks.failing_together():
+        found: Any = None
+        if ranks.main:
+            found = execute(stage.name, config, call, kind)
+            if not (called and stage.trains):
+                ranks.broadcast(False)
+        elif ranks.broadcast(False):
+            work(config, Run(config.out, writes=False))
+        summary: Summary = ranks.broadcast(found)
     return summary

@@ -200,9 +200,23 @@ class WeightedReward:
         """See Reward."""
         total = [0.0] * len(samples)
         for term, reward in self.parts:
-            for i, score in enumerate(call(reward, samples, term.spec)):
+            for i, score in enumerate(_by_ranks(term, reward, samples)):
                 total[i] += term.weight * score
         return total
+
+
+def _by_ranks(term: Term, reward: Reward, samples: Sequence[Sample]) -> list[float]:
+    """Scores of one reward, on every rank. A model's are shared out; a function or an endpoint is rank 0's to ask:
+    it may look at the whole batch, keep files, or be somebody else's machine."""
+    from trivet.training.ranks import here
+
+    ranks = here()
+    if ranks.world == 1:
+        return call(reward, samples, term.spec)
+    if term.kind == "model":
+        share = ranks.deal(samples)
+        return ranks.gather(call(reward, share, term.spec) if share else [])
+    return ranks.broadcast(call(reward, samples, term.spec) if ranks.main else [])
 
 
 def make_reward(terms: Sequence[Term], model_reward: Callable[[str], Reward]) -> WeightedReward:

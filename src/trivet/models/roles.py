@@ -21,6 +21,7 @@ from trivet.config import LoRA
 from trivet.models import lora
 from trivet.models.lower import LowerBlocks, shareable_blocks
 from trivet.models.output_layer import plain_output_layer
+from trivet.models.packed import bears_packing
 from trivet.models.source import ModelSource, load_causal_lm
 
 Role = str
@@ -30,9 +31,10 @@ Role = str
 class Roles(Protocol):
     """What PPO needs of its models."""
 
-    value_head: nn.Linear
+    value_head: nn.Linear | None
+    """None where there is no critic."""
     has_critic: bool
-    """True where the critic has weights of its own; False where it is a head on the policy's pass."""
+    """True where the critic has weights of its own; False where it is a head on the policy's pass, or there is none."""
 
     def model(self, role: Role, lower: LowerBlocks | None = None) -> contextlib.AbstractContextManager[Any]:
         """The causal model that acts as `role` inside the block.
@@ -59,6 +61,11 @@ def value_head(hidden_size: int, device: str) -> nn.Linear:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
+
+
+def head_parameters(head: nn.Linear | None) -> dict[str, nn.Parameter]:
+    """The value head's parameters by their names among the trainable ones; none without a critic."""
+    return {} if head is None else {f"value_head.{n}": p for n, p in head.named_parameters()}
 
 
 def hidden_size(model: Any) -> int:
@@ -97,10 +104,11 @@ class SharedTrunk:
 
     def __init__(
         self, base: ModelSource, dtype: torch.dtype, device: str, config: LoRA, *,
-        critic: Literal["head", "separate"] = "head", rewards: Mapping[str, Path] | None = None,
+        critic: Literal["head", "separate"] | None = "head", rewards: Mapping[str, Path] | None = None,
         critic_from: Role | None = None,
     ) -> None:
-        """critic 'separate': an adapter of its own, started from that of the reward model `critic_from`, if any.
+        """critic 'separate': an adapter of its own, started from that of the reward model `critic_from`, if any;
+        None: there is none, and no value head.
 
         rewards: adapter folders of reward models that stand on the same weights (see `lora.stands_on`), by
         the role each gets.
@@ -112,10 +120,11 @@ class SharedTrunk:
         trunk = load_causal_lm(base, dtype, device)
         no_dropout(trunk)
         plain_output_layer(trunk)  # found out now, not inside a pass
+        self._packs = bears_packing(trunk)
         adapter = lora.lora_config(trunk, config, "CAUSAL_LM")
         self._peft = get_peft_model(trunk, copy.deepcopy(adapter), adapter_name="policy")
         self.has_critic = critic == "separate"
-        self.value_head = value_head(hidden_size(trunk), device)
+        self.value_head = value_head(hidden_size(trunk), device) if critic else None
         for role, folder in rewards.items():
             lora.load_into(self._peft, folder, role)
         if self.has_critic:
@@ -165,7 +174,7 @@ class SharedTrunk:
     def trainable(self) -> dict[str, nn.Parameter]:
         """See Roles.trainable."""
         found = {name: p for name, p, learns in self._adapter_parameters if learns}
-        return found | {f"value_head.{n}": p for n, p in self.value_head.named_parameters()}
+        return found | head_parameters(self.value_head)
 
     def frozen(self) -> dict[str, torch.Tensor]:
         """Weights that must never move: the trunk and a reward model's adapter."""
@@ -185,7 +194,9 @@ class SharedTrunk:
             size = megabytes(p for n, p, _ in self._adapter_parameters if n.split(".")[-2] == adapter)
             lines.append(f"  {adapter}: adapter, {size:.1f} MB")
         if not self.has_critic:
-            lines.append("  critic: a head on the policy's pass")
+            lines.append("  critic: none" if self.value_head is None else "  critic: a head on the policy's pass")
+        if not self._packs:
+            lines.append("  passes are padded: this model's attention does not bear packed rows")
         return lines
 
 
@@ -194,7 +205,7 @@ class SeparateModels:
 
     def __init__(
         self, base: ModelSource, dtype: torch.dtype, device: str, *,
-        critic: Literal["head", "separate"] = "head",
+        critic: Literal["head", "separate"] | None = "head",
     ) -> None:
         self.base = base
         self._models: dict[str, Any] = {"policy": load_causal_lm(base, torch.float32, device)}
@@ -209,8 +220,9 @@ class SeparateModels:
         for model in self._models.values():
             no_dropout(model)
             plain_output_layer(model)  # found out now, not inside a pass
+            self._packs = bears_packing(model)
         self._models["reference"].requires_grad_(False)
-        self.value_head = value_head(hidden_size(self._models["policy"]), device)
+        self.value_head = value_head(hidden_size(self._models["policy"]), device) if critic else None
 
     @contextlib.contextmanager
     def model(self, role: Role, lower: LowerBlocks | None = None) -> Iterator[Any]:
@@ -227,7 +239,7 @@ class SeparateModels:
             f"{role}.{n}": p for role in ("policy", "critic") if role in self._models
             for n, p in self._models[role].named_parameters() if p.requires_grad
         }
-        return found | {f"value_head.{n}": p for n, p in self.value_head.named_parameters()}
+        return found | head_parameters(self.value_head)
 
     def frozen(self) -> dict[str, torch.Tensor]:
         """The reference's weights."""
@@ -248,5 +260,7 @@ class SeparateModels:
         for role, model in self._models.items():
             lines.append(f"  {role}: {megabytes(model.parameters()):.0f} MB")
         if not self.has_critic:
-            lines.append("  critic: a head on the policy's pass")
+            lines.append("  critic: none" if self.value_head is None else "  critic: a head on the policy's pass")
+        if not self._packs:
+            lines.append("  passes are padded: this model's attention does not bear packed rows")
         return lines

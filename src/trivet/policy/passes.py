@@ -14,10 +14,12 @@ import torch
 
 from trivet.models.lower import LowerBlocks
 from trivet.models.output_layer import backbone, plain_output_layer
+from trivet.models.packed import bears_packing, packed_inputs, packed_states
 from trivet.models.roles import Roles
 from trivet.policy.loss import entropy_from_logits, logps_from_logits
 from trivet.policy.rollout import MicroBatch
 from trivet.policy.vocabulary import linear_logps
+from trivet.training.ranks import here
 
 
 @dataclass
@@ -40,20 +42,25 @@ def response_pass(model: Any, micro: MicroBatch, temperature: float, *, value_he
     layer = None if entropy_gradient else plain_output_layer(model)
     if layer is None:
         return _pass_by_logits(model, micro, temperature, value_head, entropy, entropy_gradient)
-    hidden = _states(model, micro)
-    values = None if value_head is None else value_head(hidden.float()).squeeze(-1)
-    mask = micro.response_mask
-    logps, spread = linear_logps(hidden[mask], layer, micro.tokens[mask], temperature, entropy=entropy)
-    empty = torch.zeros(mask.shape, device=mask.device)
-    return TokenPass(empty.masked_scatter(mask, logps), values,
-                     None if spread is None else empty.masked_scatter(mask, spread))
+    hidden, mask = _states(model, micro), micro.response_mask
+    values = None if value_head is None else _spread(value_head(hidden.float()).squeeze(-1), mask)
+    logps, spread = linear_logps(hidden, layer, micro.tokens[mask], temperature, entropy=entropy)
+    return TokenPass(_spread(logps, mask), values, None if spread is None else _spread(spread, mask))
 
 
 def _states(model: Any, micro: MicroBatch) -> torch.Tensor:
-    """Hidden states [b, r, H] of the positions that predict the response tokens."""
+    """Hidden states [M, H] of the positions that predict the response tokens, in the order of the response mask."""
+    if bears_packing(model):
+        packed = micro.packed
+        return packed_states(model, packed.ids, packed.position_ids, packed.lines).index_select(0, packed.predicts)
     hidden: torch.Tensor = backbone(model)(input_ids=micro.ids, attention_mask=micro.mask,
                                            position_ids=micro.position_ids, use_cache=False).last_hidden_state
-    return hidden[:, -micro.width - 1 : -1]
+    return hidden[:, -micro.width - 1 : -1][micro.response_mask]
+
+
+def _spread(found: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """[b, r] of [M] figures of the mask's true entries; 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=found.dtype, device=mask.device).masked_scatter(mask, found)
 
 
 def _pass_by_logits(model: Any, micro: MicroBatch, temperature: float, value_head: torch.nn.Module | None,
@@ -62,24 +69,30 @@ def _pass_by_logits(model: Any, micro: MicroBatch, temperature: float, value_hea
     for an entropy that is part of the loss."""
     seen: list[torch.Tensor] = []
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    mask = micro.response_mask
     try:
-        logits = model(input_ids=micro.ids, attention_mask=micro.mask, position_ids=micro.position_ids,
-                       use_cache=False, logits_to_keep=micro.width + 1).logits[:, :-1]
+        if bears_packing(model):
+            packed = micro.packed
+            logits = model(**packed_inputs(packed.ids, packed.position_ids, packed.lines),
+                           logits_to_keep=packed.predicts).logits[0]
+            states = seen[0][0]
+        else:
+            logits = model(input_ids=micro.ids, attention_mask=micro.mask, position_ids=micro.position_ids,
+                           use_cache=False, logits_to_keep=micro.width + 1).logits[:, :-1][mask]
+            states = seen[0][:, -micro.width - 1 : -1][mask]
     finally:
         hook.remove()
-    values = None
-    if value_head is not None:
-        values = value_head(seen[0][:, -micro.width - 1 : -1].float()).squeeze(-1)
+    values = None if value_head is None else _spread(value_head(states.float()).squeeze(-1), mask)
     spread = None
     if entropy:
         with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-            spread = entropy_from_logits(logits, temperature) * micro.response_mask
-    return TokenPass(logps_from_logits(logits, micro.tokens, temperature) * micro.response_mask, values, spread)
+            spread = _spread(entropy_from_logits(logits, temperature), mask)
+    return TokenPass(_spread(logps_from_logits(logits, micro.tokens[mask], temperature), mask), values, spread)
 
 
 def value_pass(model: Any, micro: MicroBatch, value_head: torch.nn.Module) -> torch.Tensor:
-    """Values [b, r] by a critic with weights of its own: no logits are made."""
-    return value_head(_states(model, micro).float()).squeeze(-1)
+    """Values [b, r] by a critic with weights of its own: no logits are made. 0 outside the response mask."""
+    return _spread(value_head(_states(model, micro).float()).squeeze(-1), micro.response_mask)
 
 
 @dataclass
@@ -88,7 +101,8 @@ class Evaluated:
 
     logps: torch.Tensor
     ref_logps: torch.Tensor
-    values: torch.Tensor
+    values: torch.Tensor | None
+    """None where the roles have no critic."""
     live: TokenPass | None
     """The policy's pass with its graph, where the step has one micro-batch: the update's first pass is it."""
     lower: dict[tuple[int, ...], LowerBlocks | None]
@@ -97,8 +111,12 @@ class Evaluated:
 
 def evaluate_tokens(roles: Roles, micros: Sequence[MicroBatch], temperature: float, shape: tuple[int, int], *,
                     keep_graph: bool, entropy_gradient: bool = False) -> Evaluated:
-    """One pass of each role under the update's own micro-batch layout, so that the first ratio is 1 (detail 4)."""
-    logps, ref_logps, values = (torch.zeros(shape) for _ in range(3))
+    """One pass of each role under the update's own micro-batch layout, so that the first ratio is 1 (detail 4).
+
+    micros: this rank's; each rank fills its rows, and all have the whole matrices.
+    """
+    logps, ref_logps = torch.zeros(shape), torch.zeros(shape)
+    values = None if roles.value_head is None else torch.zeros(shape)
     live: TokenPass | None = None
     lower: dict[tuple[int, ...], LowerBlocks | None] = {}
     head = None if roles.has_critic else roles.value_head
@@ -112,14 +130,16 @@ def evaluate_tokens(roles: Roles, micros: Sequence[MicroBatch], temperature: flo
         with torch.no_grad():
             with roles.model("reference", below) as model:
                 reference = response_pass(model, micro, temperature)
+            found_values = found.values
             if roles.has_critic:
+                assert roles.value_head is not None
                 with roles.model("critic", below) as model:
                     found_values = value_pass(model, micro, roles.value_head)
-            else:
-                assert found.values is not None
-                found_values = found.values
         rows, width = list(micro.rows), micro.width
         logps[rows, :width] = found.logps.detach().cpu()
         ref_logps[rows, :width] = reference.logps.cpu()
-        values[rows, :width] = found_values.detach().cpu()
+        if values is not None:
+            assert found_values is not None
+            values[rows, :width] = found_values.detach().cpu()
+    here().sum_(logps, ref_logps, *([] if values is None else [values]))
     return Evaluated(logps, ref_logps, values, live, lower)

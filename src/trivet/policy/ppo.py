@@ -3,7 +3,7 @@
 Schulman et al. 2017; Ziegler et al. 2019; Ouyang et al. 2022, section 3.5. The loop is `_step` below; every
 line of it is a function that can be tested alone. docs/papers.md maps each to its source.
 
-Not covered here: several processes, other engines, estimators without a critic.
+Not covered here: other engines.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trivet.judge.rewards import call
 from trivet.models.merge import merge_policy
 from trivet.models.source import ModelSource
 from trivet.policy import state as states
-from trivet.policy.advantage import gae, others_mean, token_rewards, whiten
+from trivet.policy.advantage import estimate, others_mean, token_rewards
 from trivet.policy.config import PPOConfig
 from trivet.policy.kl import kl_estimate, sequence_kl
 from trivet.policy.passes import Evaluated, evaluate_tokens
@@ -42,6 +42,7 @@ from trivet.training import checkpoints
 from trivet.training.device import prepare, seed_all
 from trivet.training.interrupt import graceful
 from trivet.training.progress import bar
+from trivet.training.ranks import here
 from trivet.training.trackers import Trackers
 from trivet.training.trainer import resumed_offset
 
@@ -92,7 +93,8 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
     seed_all(config.seed)
     setup = prepare_models(config, compute, run.meter.count)
     optimizer = make_optimizer(setup.roles, config)
-    checkpoints.tidy(run.path("checkpoints"))
+    if run.writes:
+        checkpoints.tidy(run.path("checkpoints"))
     start = checkpoints.latest(run.path("checkpoints"))
     run.cut("metrics", resumed_offset(start, compute.threads))
     run.cut("evaluation", checkpoints.facts(start)["evaluation_offset"] if start else 0)
@@ -103,7 +105,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
         if config.check:
             _check(setup, config)
         state = PPOState(kl_coef=config.kl.coef, scale=setup.scale)
-    trackers = Trackers(config.report_to, run.folder, config.model_dump(mode="json"))
+    trackers = Trackers(config.report_to if run.writes else [], run.folder, config.model_dump(mode="json"))
     with graceful() as interruption, bar("ppo", config.stop.steps or 0) as advance:
         advance(state.step)
 
@@ -133,23 +135,27 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
                 state = replace(state, heldout=(*state.heldout, found.reward))
                 print(f"step {state.step}: held-out reward {found.reward:+.3f}, kl {found.kl:.2f} nats, "
                       f"{found.length:.0f} tokens", flush=True)
-            state = replace(state, seconds=state.seconds + time.monotonic() - began)
-            if last or interruption.requested or state.step % config.checkpoint.every == 0:
+            # a budget of seconds is looked at by every rank, and must end them all
+            state = replace(state, seconds=here().largest(state.seconds + time.monotonic() - began))
+            interrupted = here().any(interruption.requested)
+            if run.writes and (last or interrupted or state.step % config.checkpoint.every == 0):
                 states.save(run, state, setup.roles, optimizer, config.checkpoint.keep, compute.threads)
-            if interruption.requested and not last:
+            if interrupted and not last:
                 raise KeyboardInterrupt
     print(f"stop={reason} after {state.step} steps, {state.episodes} answers", flush=True)
     watch(state, config.evaluation.samples)
     trackers.close()
-    with atomic_folder(run.path("policy")) as folder:
-        setup.roles.save_policy(folder, {"stage": "ppo", "steps": state.step, "stop": reason})
-        if config.tune == "lora":
-            setup.tokenizer.save_pretrained(folder)
+    if run.writes:
+        with atomic_folder(run.path("policy")) as folder:
+            setup.roles.save_policy(folder, {"stage": "ppo", "steps": state.step, "stop": reason})
+            if config.tune == "lora":
+                setup.tokenizer.save_pretrained(folder)
     run.artifact("policy", run.path("policy"))
-    if config.merge:
+    if config.merge and run.writes:
         with atomic_folder(run.path("model")) as folder:
             merge_policy(ModelSource(config.model, run.path("policy")), folder, "ppo")
         run.artifact("model", run.path("model"))
+    here().barrier()  # what follows is read from files that rank 0 has written
     return PPOSummary(stop=reason, steps=state.step, episodes=state.episodes,
                       tokens_per_second=_rates(run), **compare(run, state.step, config.seed))
 
@@ -170,13 +176,15 @@ def _step(
         scores = state.scale(call(setup.reward, rollout.samples, "the reward"))
         penalised = torch.tensor([s - config.missing_end_penalty * (not ended)
                                   for s, ended in zip(scores, rollout.ended, strict=True)])
-    minibatches = layout(rollout, config.minibatches, config.micro_batch, config.seed * 1_000_003 + step,
+    minibatches = layout(rollout, config.minibatches, _rows(config), config.seed * 1_000_003 + step,
                          setup.tokenizer.pad_token_id, setup.compute.device)
+    whole = sum(map(len, minibatches)) == 1 and here().world == 1
+    minibatches = [here().deal(minibatch) for minibatch in minibatches]
     micros = [m for minibatch in minibatches for m in minibatch]
     mask = rollout.mask
     with phase("evaluate"):
         old = evaluate_tokens(setup.roles, micros, config.sampling.temperature, (mask.shape[0], mask.shape[1]),
-                              keep_graph=len(micros) == 1, entropy_gradient=config.entropy_coef > 0)
+                              keep_graph=whole, entropy_gradient=config.entropy_coef > 0)
     kl = sequence_kl(old.logps, old.ref_logps, mask)
     reason = first_met(_before(config), _stop_state(state, float(kl.mean())))
     if reason is not None:
@@ -185,9 +193,11 @@ def _step(
     per_token = kl_estimate(old.logps, old.ref_logps, config.kl.chosen) if in_reward else None
     baseline = others_mean(penalised, config.answers) if config.prompt_baseline else torch.zeros(())
     rewards = token_rewards(penalised - baseline, per_token, mask, state.kl_coef if in_reward else 0.0)
-    advantages, returns = gae(rewards, old.values, mask, config.gamma, config.lam)
+    advantages, returns = estimate(config.advantage, rewards, old.values, mask, answers=config.answers,
+                                   gamma=config.gamma, lam=config.lam)
     with phase("update"):
-        stats = update(setup.roles, optimizer, minibatches, old, whiten(advantages, mask), returns, config, step)
+        stats = update(setup.roles, optimizer, minibatches, old, advantages, returns, config, step,
+                       setup.earlier)
     following = state.next(kl=float(kl.mean()), episodes=len(rollout), tokens=rollout.tokens, seconds=0.0,
                            config=config.kl)
     row = _metrics(rollout, scores, penalised, kl, old, returns, stats, state, following)
@@ -197,11 +207,18 @@ def _step(
     # a prompt is read once for all of its answers
     run.meter.count("prompt", sum(map(len, rollout.prompts[:: config.answers])))
     run.meter.count("generated", rollout.tokens)
-    run.meter.count("trained", rollout.tokens * config.epochs)
+    inner = config.epochs * config.minibatches
+    run.meter.count("trained", rollout.tokens * config.epochs
+                    + (setup.earlier.tokens(state.step * inner, inner) if setup.earlier else 0))
     trackers.log(row, step)
     example = " ".join(rollout.samples[0].completion.split())[:60]
     say(f"reward {row['score']:+.2f}  kl {row['kl']:.2f}  “{example}”")
     return following, None
+
+
+def _rows(config: PPOConfig) -> int:
+    """Answers a micro-batch: what was asked for, or fewer, so that no rank is without work."""
+    return min(config.micro_batch, -(-config.rollout // (config.minibatches * here().world)))
 
 
 def _sample(setup: Setup, config: PPOConfig, step: int) -> Rollout:
@@ -211,7 +228,8 @@ def _sample(setup: Setup, config: PPOConfig, step: int) -> Rollout:
     tokens = [setup.tokens[p.id] for p in chosen]
     seeds = [(config.seed * 1_000_003 + step) * 100_003 + i for i in range(len(chosen))]
     with setup.roles.model("policy") as model:
-        groups = setup.engine(model).generate(tokens, setup.sampling, n=config.answers, seeds=seeds)
+        groups = here().gather(setup.engine(model).generate(
+            here().deal(tokens), setup.sampling, n=config.answers, seeds=here().deal(seeds)))
     return make_rollout([p for p in chosen for _ in range(config.answers)],
                         [t for t in tokens for _ in range(config.answers)],
                         answers := [a for group in groups for a in group],
@@ -255,23 +273,28 @@ def _stop_state(state: PPOState, kl: float | None) -> StopState:
 
 def _metrics(
     rollout: Rollout, scores: list[float], penalised: torch.Tensor, kl: torch.Tensor, old: Evaluated,
-    returns: torch.Tensor, stats: UpdateStats, state: PPOState, following: PPOState,
+    returns: torch.Tensor | None, stats: UpdateStats, state: PPOState, following: PPOState,
 ) -> dict[str, Any]:
     """A line of metrics.jsonl: nothing in it depends on the clock."""
     mask = rollout.mask
-    spread = returns[mask].var(correction=0)
-    explained = 1 - (returns - old.values)[mask].var(correction=0) / spread if spread > 0 else torch.tensor(0.0)
+    critic: dict[str, float] = {}
+    if returns is not None and old.values is not None:
+        spread = returns[mask].var(correction=0)
+        explained = 1 - (returns - old.values)[mask].var(correction=0) / spread if spread > 0 else torch.tensor(0.0)
+        critic = {"value_mean": float(old.values[mask].mean()), "value_explained": float(explained)}
     return {
         "step": following.step, "episodes": following.episodes, "tokens": following.tokens,
         "score": statistics.fmean(scores), "score_penalised": float(penalised.mean()),
         "kl": float(kl.mean()), "kl_per_token": float(kl.sum() / mask.sum()), "kl_coef": state.kl_coef,
         "length": rollout.tokens / len(rollout), "ended": statistics.fmean(rollout.ended),
-        "value_mean": float(old.values[mask].mean()), "value_explained": float(explained), **asdict(stats),
+        **critic, **{name: value for name, value in asdict(stats).items() if value is not None},
     }
 
 
 def _write_rollout(run: Run, rollout: Rollout, scores: list[float], kl: torch.Tensor, old: Evaluated,
                    step: int) -> None:
+    if not run.writes:
+        return
     ref = (old.ref_logps * rollout.mask).sum(-1)
     write_rows(Path(run.path("rollouts", f"step-{step:05d}.jsonl")), [
         # a prompt may come twice in a step that spans two permutations: the place makes the id its own

@@ -19,6 +19,7 @@ from trivet.models.reward_model import reward_on_trunk
 from trivet.models.roles import Roles, SeparateModels, SharedTrunk
 from trivet.models.source import ModelSource, load_tokenizer, resolve, weights_sha256
 from trivet.policy.config import PPOConfig
+from trivet.policy.ptx import EarlierData, earlier_data
 from trivet.policy.state import RewardScale
 from trivet.training.device import Compute
 
@@ -37,6 +38,8 @@ class Setup:
     """Token ids of each prompt, by its id."""
     reward: WeightedReward
     second: Reward | None
+    earlier: EarlierData | None
+    """What is not to be forgotten (PPO-ptx)."""
     scale: RewardScale | None
     """Fixed by the reward model's calibration, or None: the first rollout fits it."""
     compute: Compute
@@ -93,15 +96,16 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
     trained = [t.spec for t in terms if t.kind == "model"]
     shared = _sharing(config, source, [t.spec for t in (*terms, *second_terms) if t.kind == "model"])
     roles: Roles
+    critic = config.critic if config.has_critic else None
     if config.tune == "lora":
         if source.is_adapter:
             raise TrivetError("the policy must start from a whole model, not an adapter", field="model",
                               file=source.folder, mend="tune=full merges it first, or name its base")
-        roles = SharedTrunk(source, compute.trunk, compute.device, config.lora, critic=config.critic,
+        roles = SharedTrunk(source, compute.trunk, compute.device, config.lora, critic=critic,
                             rewards={role: s.folder for role, s in shared.values()},
                             critic_from=next((shared[t][0] for t in trained if t in shared), None))
     else:
-        roles = SeparateModels(source, compute.trunk, compute.device, critic=config.critic)
+        roles = SeparateModels(source, compute.trunk, compute.device, critic=critic)
     models: dict[str, ModelReward] = {}
 
     def model_reward(spec: str) -> ModelReward:
@@ -129,7 +133,8 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
     require_room([len(tokens[p.id]) for p in everything], config.sampling.max_new_tokens, context,
                  file=config.prompts, ids=[p.id for p in everything])
     return Setup(roles, tokenizer, stops, Sampling(**config.sampling.model_dump()), train, heldout, tokens,
-                 reward, second, _known_scale(config, reward, source), compute)
+                 reward, second, earlier_data(config, tokenizer, context, compute.device),
+                 _known_scale(config, reward, source), compute)
 
 
 def _sharing(config: PPOConfig, base: ModelSource, specs: list[str]) -> dict[str, tuple[str, ModelSource]]:
@@ -166,6 +171,7 @@ def _start_critic(roles: Roles, reward: ModelReward, config: PPOConfig) -> None:
     """
     if config.prompt_baseline or reward.model.pool != "last":
         return
+    assert roles.value_head is not None
     calibration = reward.calibration
     mean, std = (calibration.mean, calibration.std) if calibration else (0.0, 1.0)
     weight: Any = reward.model.head.weight

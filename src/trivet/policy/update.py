@@ -13,7 +13,9 @@ from trivet.models.roles import Roles
 from trivet.policy.config import PPOConfig
 from trivet.policy.loss import PolicyStats, kl_loss, policy_loss, value_loss
 from trivet.policy.passes import Evaluated, TokenPass, response_pass, value_pass
+from trivet.policy.ptx import EarlierData, summed_loss
 from trivet.policy.rollout import MicroBatch
+from trivet.training.ranks import here, sum_gradients
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,17 @@ class UpdateStats:
     """Means over the minibatches of a step; `ratio_first` is the largest |ratio - 1| of its first inner step."""
 
     policy_loss: float
-    value_loss: float
     entropy: float
     kl_loss: float
     clip_fraction: float
-    value_clip_fraction: float
     approx_kl: float
     ratio_first: float
     grad_norm: float
+    value_loss: float | None = None
+    """None, like the next, where the estimator has no critic."""
+    value_clip_fraction: float | None = None
+    ptx_loss: float | None = None
+    """Mean loss a token of earlier data, in nats; None without such data."""
 
 
 def make_optimizer(roles: Roles, config: PPOConfig) -> torch.optim.AdamW:
@@ -37,10 +42,11 @@ def make_optimizer(roles: Roles, config: PPOConfig) -> torch.optim.AdamW:
     head = [p for n, p in named.items() if n.startswith("value_head.")]
     rest = [p for n, p in named.items() if not n.startswith("value_head.")]
     settings = config.optimizer
-    return torch.optim.AdamW(
-        [{"params": rest, "lr": settings.lr, "base": settings.lr},
-         {"params": head, "lr": config.value_lr or 10 * settings.lr, "base": config.value_lr or 10 * settings.lr}],
-        weight_decay=settings.weight_decay, eps=1e-5)
+    groups = [{"params": rest, "lr": settings.lr, "base": settings.lr}]
+    if head:
+        rate = config.value_lr or 10 * settings.lr
+        groups.append({"params": head, "lr": rate, "base": rate})
+    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, eps=1e-5)
 
 
 def lr_factor(step: int, config: PPOConfig) -> float:
@@ -57,9 +63,14 @@ def lr_factor(step: int, config: PPOConfig) -> float:
 
 def update(
     roles: Roles, optimizer: torch.optim.Optimizer, minibatches: list[list[MicroBatch]], old: Evaluated,
-    advantages: torch.Tensor, returns: torch.Tensor, config: PPOConfig, step: int,
+    advantages: torch.Tensor, returns: torch.Tensor | None, config: PPOConfig, step: int,
+    earlier: EarlierData | None = None,
 ) -> UpdateStats:
-    """`config.epochs` passes over the rollout. advantages, returns: [B, R], already whitened over the whole batch.
+    """`config.epochs` passes over the rollout. advantages: [B, R], already scaled over the whole batch; returns:
+    [B, R], what the critic is to learn, None where there is none.
+
+    earlier: data whose loss is added to every optimizer step (PPO-ptx).
+    minibatches: of each, this rank's micro-batches; gradients and figures are summed over the ranks.
 
     Raises TrivetError where the loss is no finite number.
     """
@@ -68,17 +79,17 @@ def update(
     totals: dict[str, float] = {}
     first: float | None = None
     inner = 0
+    before = (step - 1) * config.epochs * len(minibatches)
     live = old.live
     for epoch in range(config.epochs):
         generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 101 + epoch)
         for index in torch.randperm(len(minibatches), generator=generator).tolist():
-            figures, stats = _minibatch(roles, optimizer, minibatches[index], old, advantages, returns, config,
-                                        live)
+            figures, deviation = _minibatch(roles, optimizer, minibatches[index], old, advantages, returns, config,
+                                            live, earlier, before + inner)
             live = None
             inner += 1
             if first is None:
-                first = float(stats.ratio_max_deviation)
-            figures |= {"clip_fraction": float(stats.clip_fraction), "approx_kl": float(stats.approx_kl)}
+                first = deviation
             for key, value in figures.items():
                 totals[key] = totals.get(key, 0.0) + value
     return UpdateStats(ratio_first=first or 0.0, **{k: v / inner for k, v in totals.items()})
@@ -86,18 +97,32 @@ def update(
 
 def _minibatch(
     roles: Roles, optimizer: torch.optim.Optimizer, micros: list[MicroBatch], old: Evaluated,
-    advantages: torch.Tensor, returns: torch.Tensor, config: PPOConfig, live: TokenPass | None,
-) -> tuple[dict[str, float], PolicyStats]:
-    """One optimizer step. Every loss is a sum over tokens by the minibatch's token count (detail 10)."""
-    denominator = float(sum(int(m.response_mask.sum()) for m in micros))
-    figures = dict.fromkeys(("policy_loss", "value_loss", "entropy", "kl_loss", "value_clip_fraction"), 0.0)
-    merged: PolicyStats | None = None
+    advantages: torch.Tensor, returns: torch.Tensor | None, config: PPOConfig, live: TokenPass | None,
+    earlier: EarlierData | None, number: int,
+) -> tuple[dict[str, float], float]:
+    """Optimizer step `number` of the run: its figures and the largest |ratio - 1|.
+
+    Every loss is a sum over tokens by the minibatch's token count, that of all ranks (detail 10).
+    """
+    (denominator,) = here().total(float(sum(int(m.response_mask.sum()) for m in micros)))
+    figures = dict.fromkeys(("policy_loss", "entropy", "kl_loss"), 0.0)
+    if returns is not None:
+        figures |= {"value_loss": 0.0, "value_clip_fraction": 0.0}
+    merged: PolicyStats | None = None  # so it stays on a rank that has no micro-batch of this minibatch
     for micro in micros:
         rows, width = list(micro.rows), micro.width
         device = micro.ids.device
 
-        def part(whole: torch.Tensor, rows: list[int] = rows, width: int = width, device: Any = device) -> Any:
+        def part(whole: torch.Tensor | None, rows: list[int] = rows, width: int = width, device: Any = device) -> Any:
+            assert whole is not None
             return whole[rows, :width].to(device)
+
+        def criticised(values: torch.Tensor, part: Any = part, micro: MicroBatch = micro) -> torch.Tensor:
+            worth, clipped = value_loss(values, part(old.values), part(returns), micro.response_mask,
+                                        config.value_clip, denominator)
+            figures["value_loss"] += float(worth.detach())
+            figures["value_clip_fraction"] += float(clipped)
+            return config.value_coef * worth
 
         head = None if roles.has_critic else roles.value_head
         with roles.model("policy", old.lower[micro.rows]) as model:
@@ -113,25 +138,31 @@ def _minibatch(
                 total = total + config.kl.coef * term
                 figures["kl_loss"] += float(term.detach())
             if found.values is not None:
-                worth, clipped = value_loss(found.values, part(old.values), part(returns), micro.response_mask,
-                                            config.value_clip, denominator)
-                total = total + config.value_coef * worth
+                total = total + criticised(found.values)
             _backward(total)
         if roles.has_critic:
+            assert roles.value_head is not None
             with roles.model("critic", old.lower[micro.rows]) as model:
-                worth, clipped = value_loss(value_pass(model, micro, roles.value_head), part(old.values),
-                                            part(returns), micro.response_mask, config.value_clip, denominator)
-                _backward(config.value_coef * worth)
+                _backward(criticised(value_pass(model, micro, roles.value_head)))
         figures["policy_loss"] += float(loss.detach())
-        figures["value_loss"] += float(worth.detach())
-        figures["value_clip_fraction"] += float(clipped)
         figures["entropy"] += float(entropy.detach())
         merged = stats if merged is None else merged.merge(stats)
+    if earlier is not None:
+        figures["ptx_loss"] = 0.0
+        for batch, learned in earlier.parts(number):
+            with roles.model("policy") as model:
+                loss = summed_loss(model, batch) / learned
+                _backward(earlier.coef * loss)
+            figures["ptx_loss"] += float(loss.detach())
+    sum_gradients(roles.trainable().values())
     norm = torch.nn.utils.clip_grad_norm_(list(roles.trainable().values()), config.optimizer.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    assert merged is not None
-    return figures | {"grad_norm": float(norm)}, merged
+    figures["clip_fraction"] = float(merged.clip_fraction) if merged else 0.0
+    figures["approx_kl"] = float(merged.approx_kl) if merged else 0.0
+    figures = dict(zip(figures, here().total(*figures.values()), strict=True))
+    deviation = here().largest(float(merged.ratio_max_deviation) if merged else 0.0)
+    return figures | {"grad_norm": float(norm)}, deviation
 
 
 def _backward(loss: torch.Tensor) -> None:

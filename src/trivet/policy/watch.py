@@ -18,6 +18,7 @@ from trivet.policy.rollout import layout, make_rollout
 from trivet.policy.setup import Setup
 from trivet.policy.state import RewardScale
 from trivet.runs import Run
+from trivet.training.ranks import here
 
 _EVALUATION_SEED = 77_003  # apart from the seeds of training rollouts
 
@@ -55,41 +56,42 @@ def evaluate(setup: Setup, config: PPOConfig, scale: RewardScale, step: int, sam
     """Answer the fixed prompts with fixed seeds, score them, write evaluations/step-N.jsonl and a line of figures."""
     prompts = [p for p in setup.heldout for _ in range(samples)]
     with setup.roles.model("policy") as model:
-        answers = setup.engine(model).generate(
-            [setup.tokens[p.id] for p in setup.heldout], setup.sampling, n=samples,
-            seeds=[prompt_seed(config.seed + _EVALUATION_SEED, p.id) for p in setup.heldout])
+        share = here().deal(setup.heldout)
+        answers = here().gather(setup.engine(model).generate(
+            [setup.tokens[p.id] for p in share], setup.sampling, n=samples,
+            seeds=[prompt_seed(config.seed + _EVALUATION_SEED, p.id) for p in share]))
     flat = [g for group in answers for g in group]
     texts = [text_of(setup.tokenizer, g, setup.sampling.stop) for g in flat]
     rollout = make_rollout(prompts, [setup.tokens[p.id] for p in prompts], flat, texts)
     scores = scale(call(setup.reward, rollout.samples, "the reward"))
     second = call(setup.second, rollout.samples, "the second reward") if setup.second else [None] * len(flat)
-    kls = [0.0] * len(flat)
+    kls = torch.zeros(len(flat), dtype=torch.float64)
     # before the first step the policy is the reference: the log-ratio is 0 by definition
     if step > 0:
         (micros,) = layout(rollout, 1, config.micro_batch, config.seed, setup.tokenizer.pad_token_id,
                            setup.compute.device)
         with torch.no_grad():
-            for micro in micros:
+            for micro in here().deal(micros):
                 below = setup.roles.lower_blocks()
                 with setup.roles.model("policy", below) as model:
                     logps = response_pass(model, micro, config.sampling.temperature).logps
                 with setup.roles.model("reference", below) as model:
                     reference = response_pass(model, micro, config.sampling.temperature).logps
-                for row, value in zip(micro.rows, ((logps - reference) * micro.response_mask).sum(-1).tolist(),
-                                      strict=True):
-                    kls[row] = value
+                kls[list(micro.rows)] = ((logps - reference) * micro.response_mask).sum(-1).double().cpu()
+        here().sum_(kls)
     run.meter.count("prompt", sum(len(setup.tokens[p.id]) for p in setup.heldout))
     run.meter.count("generated", sum(len(g.token_ids) for g in flat))
     rows = [
         WatchRow(id=f"{s.id}/{i % samples}", step=step, messages=list(s.messages), completion=s.completion,
                  score=score, second=other, kl=kl, tokens=len(g.token_ids), ended=g.ended)
         for i, (s, score, other, kl, g) in enumerate(
-            zip(rollout.samples, scores, second, kls, flat, strict=True))
+            zip(rollout.samples, scores, second, kls.tolist(), flat, strict=True))
     ]
-    write_rows(path_of(run, step), rows)
+    if run.writes:
+        write_rows(path_of(run, step), rows)
     found = Watched(
         step, statistics.fmean(scores), statistics.fmean(r.second for r in rows if r.second is not None)
-        if setup.second else None, statistics.fmean(kls), statistics.fmean(r.tokens for r in rows),
+        if setup.second else None, statistics.fmean(kls.tolist()), statistics.fmean(r.tokens for r in rows),
         statistics.fmean(r.ended for r in rows))
     run.log("evaluation", vars(found))
     return found
@@ -98,7 +100,8 @@ def evaluate(setup: Setup, config: PPOConfig, scale: RewardScale, step: int, sam
 def path_of(run: Run, step: int) -> Any:
     """Where the answers of an evaluation stand."""
     folder = run.path("evaluations")
-    folder.mkdir(exist_ok=True)
+    if run.writes:
+        folder.mkdir(exist_ok=True)
     return folder / f"step-{step:05d}.jsonl"
 
 

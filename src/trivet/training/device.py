@@ -16,6 +16,7 @@ from trivet.config import Device
 from trivet.errors import TrivetError
 from trivet.ledger import Meter
 from trivet.training.probe import TorchProbe
+from trivet.training.ranks import here
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,15 @@ def prepare(config: Device, meter: Meter | None = None) -> Compute:
     if device == "mps" and not torch.backends.mps.is_available():
         raise TrivetError("no Apple GPU is visible to torch", field="device.device",
                           mend="use --device.device cpu")
+    if here().world > 1 and device == "mps":
+        raise TrivetError("several processes can't share work on Apple GPUs: torch has no way for them to talk",
+                          field="device.device", mend="use --device.device cpu, or one process")
     precision = config.precision
     if precision == "auto":
         precision = "float32" if device == "cpu" else "bfloat16"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = config.threads or cores
+    # the ranks on one machine share its cores; and each has a GPU of its own, chosen when they met
+    threads = config.threads or max(1, cores // here().local_world)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
     # filling memory that is written anyway cost a tenth of a training step
