@@ -25,7 +25,8 @@ class SFTConfig(StageConfig):
     """Supervised fine-tuning on answers; the result is merged into a model folder."""
 
     input_fields: ClassVar[tuple[str, ...]] = ("data", "model")
-    not_in_fingerprint: ClassVar[tuple[str, ...]] = ("out", "overwrite", "report_to", "checkpoint", "force")
+    not_in_fingerprint: ClassVar[tuple[str, ...]] = (
+        "out", "overwrite", "report_to", "checkpoint", "force", "checkpoint_activations")
 
     out: Path = Path("runs/sft")
     """Folder of this stage's run."""
@@ -50,6 +51,9 @@ class SFTConfig(StageConfig):
     """Rows a step."""
     micro_batch: int | None = Field(None, ge=1)
     """Rows a pass; fewer need less memory and change nothing else. Default: all of the step."""
+    checkpoint_activations: bool = False
+    """Keep no activations of a block but its input, and compute them again in the backward pass: less memory, more
+    time, the same bits."""
     check: bool = True
     """First see whether the model can answer such prompts at all."""
     force: bool = False
@@ -181,7 +185,8 @@ class PPOConfig(StageConfig):
     input_fields: ClassVar[tuple[str, ...]] = (
         "prompts", "model", "reward", "ptx.data", "evaluation.prompts", "evaluation.reward")
     not_in_fingerprint: ClassVar[tuple[str, ...]] = (
-        "out", "overwrite", "report_to", "checkpoint", "force", "score_tokens")
+        "out", "overwrite", "report_to", "checkpoint", "force", "score_tokens",
+        "checkpoint_activations")
 
     out: Path = Path("runs/ppo")
     """Folder of this stage's run."""
@@ -222,6 +227,9 @@ class PPOConfig(StageConfig):
     """Optimizer steps a pass."""
     micro_batch: int = Field(16, ge=1)
     """Answers a forward pass; fewer need less memory and change nothing else."""
+    checkpoint_activations: bool = False
+    """Keep no activations of a block but its input, and compute them again in the backward pass: less memory, more
+    time, the same bits."""
     clip: float = Field(0.2, gt=0)
     """Of the probability ratio."""
     value_clip: float | None = Field(0.2, gt=0)

@@ -14,6 +14,7 @@ from trivet.generate.torch_engine import TorchEngine
 from trivet.judge.base import Reward
 from trivet.judge.rewards import WeightedReward, make_reward, parse_terms
 from trivet.judge.scorer import ModelReward, load_model_reward, with_calibration
+from trivet.models.checkpointing import checkpoint_blocks
 from trivet.models.lora import stands_on
 from trivet.models.reward_model import reward_on_trunk
 from trivet.models.roles import Roles, SeparateModels, SharedTrunk
@@ -106,6 +107,9 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
                             critic_from=next((shared[t][0] for t in trained if t in shared), None))
     else:
         roles = SeparateModels(source, compute.trunk, compute.device, critic=critic)
+    if config.checkpoint_activations:
+        for model in roles.models().values():
+            checkpoint_blocks(model)
     models: dict[str, ModelReward] = {}
 
     def model_reward(spec: str) -> ModelReward:

@@ -16,6 +16,7 @@ from trivet.evaluate.config import MAX_FAIL
 from trivet.generate.config import Sampling
 from trivet.generate.torch_engine import TorchEngine
 from trivet.models import lora
+from trivet.models.checkpointing import checkpoint_blocks
 from trivet.models.merge import save_merged
 from trivet.models.roles import no_dropout
 from trivet.models.source import load_causal_lm, load_tokenizer, resolve
@@ -103,6 +104,8 @@ def run(config: SFTConfig, run: Run) -> SFTSummary:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+    if config.checkpoint_activations:
+        checkpoint_blocks(model if full else model.get_base_model())
     rows = pack_rows(examples, config.max_length) if config.packing else [[e] for e in examples]
 
     def loss_sum(module: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float]]:

@@ -86,6 +86,7 @@ def restore(checkpoint: Path, roles: Roles, optimizer: torch.optim.Optimizer) ->
     with torch.no_grad():
         for name, tensor in saved.items():
             live[name].copy_(tensor)
+    roles.refresh()
     kept: dict[str, Any] = torch.load(checkpoint / "state.pt", weights_only=True)
     optimizer.load_state_dict(kept["optimizer"])
     restore_generators(kept["generators"])
