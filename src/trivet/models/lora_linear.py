@@ -34,13 +34,12 @@ class _Product(torch.autograd.Function):
         x, weight, low, high, inner = ctx.saved_tensors
         gradient = grads[0]
         want_x, _, _, want_a, want_b, _ = ctx.needs_input_grad
-        through = torch.mm(gradient, high).mul_(ctx.scale) if want_x or want_a else None  # [N, r]
+        through = torch.mm(gradient, high).mul_(ctx.scale)  # [N, r]
         grad_x = grad_a = grad_b = None
         if want_x:
             grad_x = torch.mm(gradient, weight)
             torch.addmm(grad_x, through, low, out=grad_x)
         if want_a:
-            assert through is not None
             grad_a = torch.mm(through.T, x).to(ctx.dtype)
         if want_b:
             grad_b = torch.mm(gradient.T, inner).mul_(ctx.scale).to(ctx.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -105,7 +105,7 @@ def run(config: SFTConfig, run: Run) -> SFTSummary:
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     if config.checkpoint_activations:
-        checkpoint_blocks(model if full else model.get_base_model())
+        checkpoint_blocks(model if full else cast(Any, model).get_base_model())
     rows = pack_rows(examples, config.max_length) if config.packing else [[e] for e in examples]
 
     def loss_sum(module: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float]]:
