@@ -35,6 +35,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from peers import ROOT, available, environment
 from ppo_step_inputs import WORKLOADS, Workload, inputs
 from trivet.config import EMBEDDED
 from trivet.errors import TrivetError
-from worker import Side, SideError
+from turns import Worker, WorkerEnded
 
 HERE = Path(__file__).parent
 SIDES: dict[str, dict[str, str]] = {
@@ -69,73 +70,77 @@ class Sides:
                           "temperature": TEMPERATURE, "threads": chosen.threads, "seed": chosen.seed,
                           "micro_batch": chosen.micro_batch}
         self.trials: dict[str, Any] = {}
-        self.open: dict[str, Side] = {}
+        self.open: dict[str, Worker] = {}
+        self.facts: dict[str, dict[str, Any]] = {}
+        self._stack = ExitStack()
 
-    def start(self) -> None:
+    def __enter__(self) -> Sides:
         """Load all of them. TRL first, at the batch sizes that are fastest where there are several to try."""
-        for name in self.chosen.sides:
-            if name == "trl":
-                self.open["trl"] = self._trl()
-            else:
-                self.open[name] = self._side(name, sys.executable, "trivet_ppo_side.py", SIDES[name],
-                                             [HERE, ROOT / "src"])
+        with ExitStack() as stack:
+            for name in self.chosen.sides:
+                worker = self._trl() if name == "trl" else self._worker(name, sys.executable, "trivet_ppo_side.py",
+                                                                        SIDES[name], [HERE, ROOT / "src"])
+                self.open[name] = stack.enter_context(worker)
+                self.facts[name] = worker.listen()
+            self._stack = stack.pop_all()
+        return self
 
-    def _side(self, name: str, python: str, program: str, more: dict[str, Any], path: list[Path]) -> Side:
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def _worker(self, name: str, python: str, program: str, more: dict[str, Any], path: list[Path]) -> Worker:
         folder = Path(self.job["folder"]) / self.workload.name
         folder.mkdir(exist_ok=True)
         file = folder / f"{name}.json"
         file.write_text(json.dumps(self.job | more | {"folder": str(folder), "side": name}))
         print(f"{self.workload.name}: loading {name}", flush=True)
-        return Side(name, [python, str(HERE / program), str(file)], folder / f"{name}.log",
-                    threads=self.chosen.threads, path=path)
+        return Worker([python, str(HERE / program), str(file)], {
+            **os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": str(self.chosen.threads),
+            "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
 
-    def _trl(self) -> Side:
+    def _trl(self) -> Worker:
         rows = len(self.workload.rows)
         batches = [(min(b, rows), min(r, rows)) for b, r in self.chosen.peer_batches or BATCHES[self.job["device"]]]
         batches = [pair for pair in dict.fromkeys(batches) if rows % pair[0] == 0]
 
-        def side(pair: tuple[int, int]) -> Side:
-            return self._side("trl", str(self.peer), "trl_ppo_peer.py",
-                              {"precision": "bfloat16", "batch": pair[0], "rollout_batch": pair[1]}, [HERE])
+        def worker(pair: tuple[int, int]) -> Worker:
+            return self._worker("trl", str(self.peer), "trl_ppo_peer.py",
+                                {"precision": "bfloat16", "batch": pair[0], "rollout_batch": pair[1]}, [HERE])
 
         if not batches:
             raise TrivetError(f"none of TRL's batch sizes divides {rows} prompts", field="--peer-batches",
                               mend="give others, such as 16:64")
         if len(batches) == 1:
             self.trials = {"batch": batches[0][0], "rollout_batch": batches[0][1]}
-            return side(batches[0])
+            return worker(batches[0])
         seconds: dict[tuple[int, int], float] = {}
         tried: dict[str, float | str] = {}
         for pair in batches:
-            trial = side(pair)
+            name = f"{pair[0]}:{pair[1]}"
             try:
-                trial.step()
-                seconds[pair] = tried[f"{pair[0]}:{pair[1]}"] = trial.step()["seconds"]
-            except SideError as error:
+                with worker(pair) as trial:
+                    trial.listen()
+                    trial.turn()
+                    seconds[pair] = tried[name] = trial.turn()["seconds"]
+            except WorkerEnded as error:
                 if not error.out_of_memory:
                     raise
-                tried[f"{pair[0]}:{pair[1]}"] = "out of memory"
-            finally:
-                trial.close()
+                tried[name] = "out of memory"
         if not seconds:
             raise TrivetError(f"TRL runs out of memory at every batch size: {', '.join(tried)}", field="--peer-batches",
                               mend="give smaller ones, such as 8:16")
         best = min(seconds, key=lambda pair: seconds[pair])
         self.trials = {"batch": best[0], "rollout_batch": best[1], "tried": tried}
-        return side(best)
+        return worker(best)
 
     def step(self, name: str) -> dict[str, Any]:
         """One step, whose tokens must be those of the workload."""
-        found = self.open[name].step()
+        found = self.open[name].turn()
         wanted = sum(r["length"] for r in self.workload.rows)
         # TRL's own padding token may be drawn, once in a great while, and then counts for none
         if abs(found["tokens"] - wanted) > 0.01 * wanted:
             raise RuntimeError(f"{name} made {found['tokens']} tokens, not {wanted}: this is not the same work")
         return found
-
-    def close(self) -> None:
-        for side in self.open.values():
-            side.close()
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -165,7 +170,7 @@ def phases_of(name: str, steps: list[dict[str, Any]], sides: Sides, model: Decod
     """Medians by phase of one side, with what each needs and its fraction of the peak in the side's precision."""
     trl = name == "trl"
     how = {"tune": "full", "critic": "separate"} if trl else {k: SIDES[name][k] for k in ("tune", "critic")}
-    facts = sides.open[name].facts
+    facts = sides.facts[name]
     work = Work(sides.workload.lengths, sides.workload.epochs,
                 live=not trl and len(sides.workload.rows) <= facts["micro_batch"])
     wanted = needed(model, work, old_from_rollout=trl, **how)
@@ -195,8 +200,8 @@ def figures_of(sides: Sides, steps: dict[str, list[dict[str, Any]]], model: Deco
             by_phase[name] = {p: spread([t["phases"][p] / o["phases"][p] for t, o in pairs]) for p in PHASES}
     own |= {"seconds": {name: spread([s["seconds"] for s in rows]) for name, rows in steps.items()},
             "phase_ratios": by_phase, **sides.workload.facts(),
-            "micro_batch": {n: s.facts["micro_batch"] for n, s in sides.open.items() if n != "trl"},
-            "torch": {n: s.facts["torch"] for n, s in sides.open.items()}, "trl_batches": sides.trials}
+            "micro_batch": {n: f["micro_batch"] for n, f in sides.facts.items() if n != "trl"},
+            "torch": {n: f["torch"] for n, f in sides.facts.items()}, "trl_batches": sides.trials}
     return {
         "": own, "phases": phases,
         "update_fraction_of_peak": {name: found["update"]["fraction_of_peak"] for name, found in phases.items()},
@@ -247,17 +252,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         job, workloads, config = inputs(Path(temporary), chosen, device)
         for workload in workloads:
-            sides = Sides(workload, job, chosen, peer)
             peaks: dict[str, list[float]] = {"float32": [], "bfloat16": []}
-            try:
-                sides.start()
+            with Sides(workload, job, chosen, peer) as sides:
                 steps = measure(sides, chosen.rounds, peaks, device)
-            finally:
-                sides.close()
             for key, part in figures_of(sides, steps, Decoder.of(config), peaks).items():
                 figures.setdefault(key or workload.name, {})
                 figures[key or workload.name] |= {workload.name: part} if key else part
-    figures |= {"threads": chosen.threads, "device": device, "model": chosen.model or ("tiny" if chosen.quick else EMBEDDED)}
+    figures |= {"threads": chosen.threads, "device": device,
+                "model": chosen.model or ("tiny" if chosen.quick else EMBEDDED)}
     report("ppo_step", figures, chosen, load=load)
     if chosen.plot:
         from ppo_step_plot import plot

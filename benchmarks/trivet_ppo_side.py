@@ -11,17 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from worker import Asked, Stopwatch, peak_bytes
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-asked = Asked()
-
-import torch  # noqa: E402
-from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
-
-from trivet.policy import ppo, setup  # noqa: E402
-from trivet.policy.config import PPOConfig  # noqa: E402
-from trivet.runs import Run  # noqa: E402
-from trivet.training.device import prepare  # noqa: E402
+from trivet.policy import ppo, setup
+from trivet.policy.config import PPOConfig
+from trivet.runs import Run
+from trivet.training.device import prepare
+from turns import Phases, forget_peak, hand_over, peak_memory
 
 FOREVER = 10**9
 
@@ -62,23 +59,26 @@ def main(job: dict[str, Any]) -> None:
     lengths = {tuple(r["prompt"]): r["length"] for r in job["rows"]}
     engine_of, step = setup.Setup.engine, ppo._step
     compute = prepare(config.device)
-    facts = {"torch": torch.__version__, "threads": compute.threads, "trunk": str(compute.trunk),
-             "micro_batch": config.micro_batch}
+    said = {"torch": torch.__version__, "threads": compute.threads, "trunk": str(compute.trunk),
+            "micro_batch": config.micro_batch}
 
     def engine(*args: Any, **kwargs: Any) -> ForcedLengths:
         return ForcedLengths(engine_of(*args, **kwargs), lengths)
 
-    def when_asked(*args: Any, **kwargs: Any) -> Any:
-        asked.wait(**facts)
-        watch = Stopwatch(compute.device)
-        began = watch.now()
-        found = step(*args, **kwargs)
-        total, timing = watch.now() - began, run.rows("timing")[-1]
-        asked.tell(seconds=total, phases={k: v for k, v in timing.items() if k not in ("step", "tokens")},
-                   tokens=timing["tokens"], peak_bytes=peak_bytes(compute.device))
+    def in_turn(*args: Any, **kwargs: Any) -> Any:
+        nonlocal said
+        if "seconds" not in said:
+            forget_peak()
+        hand_over(said)
+        phases = Phases(compute.device)
+        with phases("all"):
+            found = step(*args, **kwargs)
+        timing = run.rows("timing")[-1]
+        said = {"seconds": phases.seconds["all"], "tokens": timing.pop("tokens"),
+                "phases": {k: v for k, v in timing.items() if k != "step"}, "peak_bytes": peak_memory(compute.device)}
         return found
 
-    setup.Setup.engine, ppo._step = engine, when_asked  # type: ignore[method-assign,assignment]
+    setup.Setup.engine, ppo._step = engine, in_turn  # type: ignore[method-assign,assignment]
     if compute.device == "cuda":  # else the optimizer's kernels would be waited for after the update's clock
         register_optimizer_step_post_hook(lambda *_: torch.cuda.synchronize())
     ppo.run(config, run)

@@ -23,20 +23,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from worker import Asked, Stopwatch, peak_bytes
-
-asked = Asked()
-
-import torch  # noqa: E402
-from datasets import Dataset  # noqa: E402
-from transformers import (  # noqa: E402
+import torch
+from datasets import Dataset
+from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer  # noqa: E402
+from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+
+from turns import Phases, forget_peak, hand_over, peak_memory
 
 
 class Lengths(StoppingCriteria):
@@ -69,7 +67,7 @@ class Steps:
 
     def __init__(self, trainer: PPOTrainer, device: str) -> None:
         self.loader, self.device = trainer.dataloader, device
-        self.watch, self.began, self.tokens = Stopwatch(device), 0.0, 0
+        self.phases, self.began, self.tokens = Phases(device), 0.0, 0
         self.update: tuple[float, float] | None = None
         trainer.dataloader = self
         self._read_the_clock(trainer)
@@ -79,7 +77,7 @@ class Steps:
         log = trainer.log
 
         def batch_generation(model: Any, queries: torch.Tensor, size: int, pad: int, config: Any) -> Any:
-            with self.watch.phase("rollout"):
+            with self.phases("rollout"):
                 found = generation(model, queries, size, pad, config)
             self.tokens = int((found[0][:, queries.shape[1]:] != pad).sum())
             return found
@@ -87,38 +85,41 @@ class Steps:
         def get_reward(model: Any, *args: Any) -> Any:
             if model is not trainer.reward_model:
                 return reward(model, *args)
-            with self.watch.phase("scoring"):
+            with self.phases("scoring"):
                 return reward(model, *args)
 
         def first_forward(model: Any, *args: Any) -> Any:
             if model is trainer.model and self.update is None:
-                self.update = (self.watch.now(), 0.0)
+                self.update = (self.phases.now(), 0.0)
             return forward(model, *args)
 
         def last(*args: Any, **kwargs: Any) -> Any:
             assert self.update is not None
-            self.update = (self.update[0], self.watch.now())
+            self.update = (self.update[0], self.phases.now())
             return log(*args, **kwargs)
 
         ppo_trainer.batch_generation, ppo_trainer.get_reward = batch_generation, get_reward
         ppo_trainer.forward, trainer.log = first_forward, last
 
     def __iter__(self) -> Iterator[Any]:
+        said: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
         for batch in self.loader:
             if self.update is not None:
-                self._tell()
-            asked.wait(torch=torch.__version__, threads=torch.get_num_threads())
-            self.watch, self.update = Stopwatch(self.device), None
-            self.began = self.watch.now()
+                said = self._figures()
+            else:
+                forget_peak()
+            hand_over(said)
+            self.phases, self.update = Phases(self.device), None
+            self.began = self.phases.now()
             yield batch
 
-    def _tell(self) -> None:
+    def _figures(self) -> dict[str, Any]:
         assert self.update is not None
-        total, phases = self.watch.now() - self.began, self.watch.seconds
+        total, phases = self.phases.now() - self.began, self.phases.seconds
         started, ended = self.update
         phases["evaluate"] = started - self.began - phases["rollout"] - phases["scoring"]
         phases["update"] = ended - started
-        asked.tell(seconds=total, phases=phases, tokens=self.tokens, peak_bytes=peak_bytes(self.device))
+        return {"seconds": total, "phases": phases, "tokens": self.tokens, "peak_bytes": peak_memory(self.device)}
 
 
 def main(job: dict[str, Any]) -> None:
