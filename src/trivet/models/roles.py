@@ -30,6 +30,8 @@ Role = str
 class Roles(Protocol):
     """What PPO needs of its models."""
 
+    base: ModelSource
+    """What the policy started from, and the reference is."""
     value_head: nn.Linear
     has_critic: bool
     """True where the critic has weights of its own; False where it is a head on the policy's pass."""
