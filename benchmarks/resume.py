@@ -61,6 +61,9 @@ def fixtures(folder: Path) -> dict[str, list[str]]:
                 "--rollout", "8", "--micro-batch", "4", "--minibatches", "2", "--sampling.max-new-tokens", "10",
                 "--evaluation.every", "4", "--optimizer.lr", "1e-2", "--kl.adaptive", "--kl.horizon", "100",
                 "--lora.last-layers", "1", "--answers", "2", "--prompt-baseline"],
+        "grpo": ["ppo", "--prompts", prompts, *common, "--reward", "rewards:vowels", "--no-check", "--stop.steps", "14",
+                 "--rollout", "8", "--micro-batch", "4", "--sampling.max-new-tokens", "10", "--evaluation.every", "4",
+                 "--optimizer.lr", "1e-2", "--advantage", "grpo", "--answers", "4"],
     }
 
 

@@ -7,7 +7,17 @@ import math
 import pytest
 import torch
 
-from trivet.policy.advantage import gae, masked_mean, others_mean, token_rewards, whiten
+from trivet.policy.advantage import (
+    estimate,
+    gae,
+    grpo,
+    masked_mean,
+    others_mean,
+    reinforce_plus_plus,
+    rloo,
+    token_rewards,
+    whiten,
+)
 
 LENGTHS = [5, 1, 3]
 NAN = float("nan")
@@ -161,3 +171,108 @@ def test_the_baseline_takes_out_what_the_prompt_does_to_all_its_answers() -> Non
 def test_a_baseline_needs_whole_groups_of_two(count: int, answers: int) -> None:
     with pytest.raises(ValueError, match="no groups"):
         others_mean(torch.zeros(count), answers)
+
+
+# --- estimators without a critic ------------------------------------------------------------------------------
+
+
+def some_rewards(seed: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Six answers, three to a prompt, with rewards on every token."""
+    mask = response_mask([5, 1, 3, 2, 5, 4])
+    return torch.randn(6, 5, generator=torch.Generator().manual_seed(seed)), mask
+
+
+def sums(rewards: torch.Tensor, mask: torch.Tensor) -> list[float]:
+    return [sum(x for x, m in zip(row, known, strict=True) if m)
+            for row, known in zip(rewards.tolist(), mask.tolist(), strict=True)]
+
+
+def spread_over_tokens(values: list[float], mask: torch.Tensor) -> torch.Tensor:
+    return torch.tensor([[v if m else 0.0 for m in known] for v, known in zip(values, mask.tolist(), strict=True)])
+
+
+def test_rloo_leaves_the_answer_itself_out() -> None:
+    rewards, mask = some_rewards()
+    whole = sums(rewards, mask)
+    expected = []
+    for i, own in enumerate(whole):
+        others = [whole[j] for j in range(len(whole)) if j // 3 == i // 3 and j != i]
+        expected.append(own - sum(others) / len(others))
+    torch.testing.assert_close(rloo(rewards, mask, 3), spread_over_tokens(expected, mask))
+
+
+def test_grpo_is_in_deviations_of_the_group() -> None:
+    import statistics
+
+    rewards, mask = some_rewards()
+    whole = sums(rewards, mask)
+    expected = []
+    for i, own in enumerate(whole):
+        group = whole[i // 3 * 3 : i // 3 * 3 + 3]
+        expected.append((own - statistics.fmean(group)) / statistics.stdev(group))
+    torch.testing.assert_close(grpo(rewards, mask, 3), spread_over_tokens(expected, mask), atol=2e-5, rtol=2e-5)
+
+
+def test_grpo_without_the_deviation_is_rloo_scaled() -> None:
+    """What the docstring says of Dr. GRPO."""
+    rewards, mask = some_rewards()
+    whole = torch.tensor(sums(rewards, mask)).view(2, 3)
+    above = (whole - whole.mean(1, keepdim=True)).flatten()
+    torch.testing.assert_close(rloo(rewards, mask, 3) * (2 / 3), spread_over_tokens(above.tolist(), mask))
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_reinforce_plus_plus_whitens_the_reward_to_go(gamma: float) -> None:
+    rewards, mask = some_rewards()
+    togo = [[sum(gamma ** (u - t) * row[u] for u in range(t, n)) for t in range(n)]
+            for row, n in zip(rewards.tolist(), mask.sum(1).tolist(), strict=True)]
+    flat = [x for row in togo for x in row]
+    mean = sum(flat) / len(flat)
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in flat) / len(flat))
+    found = reinforce_plus_plus(rewards, mask, gamma)
+    for row, values in enumerate(togo):
+        for t in range(5):
+            expected = (values[t] - mean) / deviation if t < len(values) else 0.0
+            assert found[row, t].item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("padding", [1e6, -math.inf, NAN])
+def test_nothing_of_the_padding_reaches_an_estimator(padding: float) -> None:
+    rewards, mask = some_rewards()
+    for estimator in ("rloo", "grpo", "reinforce++"):
+        found, returns = estimate(estimator, with_padding(rewards, mask, padding), None, mask, answers=3, gamma=1.0,
+                                  lam=0.95)
+        clean, _ = estimate(estimator, rewards * mask, None, mask, answers=3, gamma=1.0, lam=0.95)
+        assert returns is None and found.dtype == torch.float32 and not found.requires_grad
+        assert torch.equal(found, clean)
+        assert torch.equal(found[~mask], torch.zeros_like(found[~mask]))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -12345.678])
+def test_a_group_of_equal_rewards_teaches_nothing(value: float) -> None:
+    mask = torch.ones(8, 1, dtype=torch.bool)
+    assert torch.equal(grpo(torch.full((8, 1), value), mask, 4), torch.zeros(8, 1))
+
+
+def test_gae_through_the_dispatch_is_whitened_and_needs_values() -> None:
+    rewards, mask = some_rewards()
+    values = torch.randn(6, 5, generator=torch.Generator().manual_seed(4))
+    found, returns = estimate("gae", rewards, values, mask, answers=1, gamma=0.9, lam=0.5)
+    advantages, expected = gae(rewards, values, mask, 0.9, 0.5)
+    assert torch.equal(found, whiten(advantages, mask))
+    assert returns is not None and torch.equal(returns, expected)
+    with pytest.raises(ValueError, match="needs a critic"):
+        estimate("gae", rewards, None, mask, answers=1, gamma=1.0, lam=0.95)
+
+
+@pytest.mark.parametrize("estimator", [rloo, grpo])
+def test_estimators_refuse_what_is_no_group(estimator) -> None:
+    rewards, mask = some_rewards()
+    with pytest.raises(ValueError, match="no groups"):
+        estimator(rewards, mask, 4)
+    with pytest.raises(ValueError, match="no groups"):
+        estimator(rewards, mask, 1)
+    with pytest.raises(ValueError, match="shapes"):
+        estimator(rewards[:, :3], mask, 3)
+    with pytest.raises(ValueError, match="right-padded"):
+        estimator(rewards[:, :3], torch.tensor([[True, False, True]] * 6), 3)

@@ -39,6 +39,8 @@ def here(monkeypatch):
     {}, {"tune": "full", "optimizer": {"lr": 3e-3}, "critic": "separate"},
     {"kl": {"where": "loss", "coef": 0.02}, "entropy_coef": 0.001, "minibatches": 2, "micro_batch": 4},
     {"answers": 4, "prompt_baseline": True, "lora": {"last_layers": 1}, "minibatches": 2},
+    {"answers": 4, "advantage": "rloo"}, {"answers": 4, "advantage": "grpo", "minibatches": 2},
+    {"advantage": "reinforce++", "micro_batch": 8},
 ])
 def test_the_policy_gets_better(prompt_file, any_tiny_model_folder, tmp_path, changes) -> None:
     summary = run(prompt_file, any_tiny_model_folder, tmp_path / "p", stop={"steps": 25},
@@ -76,6 +78,38 @@ def test_the_prompt_baseline_is_taken_from_what_is_learned(prompt_file, tiny_mod
     expected = [s - (sum(scores[i // 4 * 4 : i // 4 * 4 + 4]) - s) / 3 for i, s in enumerate(scores)]
     assert seen[0].tolist() == pytest.approx(expected, abs=1e-5)
     assert any(abs(e - s) > 0.1 for e, s in zip(expected, scores, strict=True))
+
+
+@pytest.mark.parametrize("changes", [
+    {"advantage": "rloo", "answers": 2, "kl": {"adaptive": True}}, {"advantage": "grpo", "answers": 2},
+    {"advantage": "reinforce++", "answers": 2, "prompt_baseline": True, "kl": {"where": "loss"}},
+    {"advantage": "rloo", "answers": 2, "tune": "full", "minibatches": 2, "micro_batch": 4},
+])
+def test_without_a_critic_there_is_nothing_of_one(prompt_file, tiny_model_folder, tmp_path, changes, capsys) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    run(prompt_file, tiny_model_folder, tmp_path / "p", stop={"steps": 2}, checkpoint={"every": 1}, **changes)
+    for line in (tmp_path / "p" / "metrics.jsonl").read_text().splitlines():
+        assert not [k for k in json.loads(line) if k.startswith("value")]
+        assert {"policy_loss", "kl_loss", "grad_norm"} <= json.loads(line).keys()
+    checkpoint = tmp_path / "p" / "checkpoints" / "step-00000002"
+    assert not [n for n in load_file(checkpoint / "trainable.safetensors") if "value" in n]
+    kept = torch.load(checkpoint / "state.pt", weights_only=True)["optimizer"]
+    assert len(kept["param_groups"]) == 1
+    assert "critic: none" in capsys.readouterr().out
+    config = (tmp_path / "p" / "config.yaml").read_text()
+    in_loss = changes["advantage"] == "grpo" or changes.get("kl", {}).get("where") == "loss"
+    assert ("where: loss" in config) == in_loss and ("where: reward" in config) != in_loss
+
+
+def test_the_report_copes_without_a_critic(prompt_file, tiny_model_folder, tmp_path) -> None:
+    from trivet.report.config import ReportConfig
+    from trivet.report.page import write_report
+
+    run(prompt_file, tiny_model_folder, tmp_path / "p", stop={"steps": 3}, advantage="rloo", answers=2)
+    page = write_report(ReportConfig(run=tmp_path)).read_text()
+    assert "Clip fraction" in page and "Critic: variance" not in page
 
 
 @pytest.mark.parametrize(("changes", "what"), [

@@ -14,7 +14,7 @@ import pytest
 
 from resume import Stage, differing, finish, fixtures, kill_when, lines
 
-STAGES = ("sft", "reward", "ppo")
+STAGES = ("sft", "reward", "ppo", "grpo")
 
 
 @pytest.fixture(scope="module")

@@ -32,9 +32,10 @@ class Roles(Protocol):
 
     base: ModelSource
     """What the policy started from, and the reference is."""
-    value_head: nn.Linear
+    value_head: nn.Linear | None
+    """None where there is no critic."""
     has_critic: bool
-    """True where the critic has weights of its own; False where it is a head on the policy's pass."""
+    """True where the critic has weights of its own; False where it is a head on the policy's pass, or there is none."""
 
     def model(self, role: Role, lower: LowerBlocks | None = None) -> contextlib.AbstractContextManager[Any]:
         """The causal model that acts as `role` inside the block.
@@ -61,6 +62,11 @@ def value_head(hidden_size: int, device: str) -> nn.Linear:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
+
+
+def head_parameters(head: nn.Linear | None) -> dict[str, nn.Parameter]:
+    """The value head's parameters by their names among the trainable ones; none without a critic."""
+    return {} if head is None else {f"value_head.{n}": p for n, p in head.named_parameters()}
 
 
 def hidden_size(model: Any) -> int:
@@ -99,10 +105,11 @@ class SharedTrunk:
 
     def __init__(
         self, base: ModelSource, dtype: torch.dtype, device: str, config: LoRA, *,
-        critic: Literal["head", "separate"] = "head", rewards: Mapping[str, Path] | None = None,
+        critic: Literal["head", "separate"] | None = "head", rewards: Mapping[str, Path] | None = None,
         critic_from: Role | None = None,
     ) -> None:
-        """critic 'separate': an adapter of its own, started from that of the reward model `critic_from`, if any.
+        """critic 'separate': an adapter of its own, started from that of the reward model `critic_from`, if any;
+        None: there is none, and no value head.
 
         rewards: adapter folders of reward models that stand on the same weights (see `lora.stands_on`), by
         the role each gets.
@@ -117,7 +124,7 @@ class SharedTrunk:
         adapter = lora.lora_config(trunk, config, "CAUSAL_LM")
         self._peft = get_peft_model(trunk, copy.deepcopy(adapter), adapter_name="policy")
         self.has_critic = critic == "separate"
-        self.value_head = value_head(hidden_size(trunk), device)
+        self.value_head = value_head(hidden_size(trunk), device) if critic else None
         for role, folder in rewards.items():
             lora.load_into(self._peft, folder, role)
         if self.has_critic:
@@ -167,7 +174,7 @@ class SharedTrunk:
     def trainable(self) -> dict[str, nn.Parameter]:
         """See Roles.trainable."""
         found = {name: p for name, p, learns in self._adapter_parameters if learns}
-        return found | {f"value_head.{n}": p for n, p in self.value_head.named_parameters()}
+        return found | head_parameters(self.value_head)
 
     def frozen(self) -> dict[str, torch.Tensor]:
         """Weights that must never move: the trunk and a reward model's adapter."""
@@ -187,7 +194,7 @@ class SharedTrunk:
             size = megabytes(p for n, p, _ in self._adapter_parameters if n.split(".")[-2] == adapter)
             lines.append(f"  {adapter}: adapter, {size:.1f} MB")
         if not self.has_critic:
-            lines.append("  critic: a head on the policy's pass")
+            lines.append("  critic: none" if self.value_head is None else "  critic: a head on the policy's pass")
         return lines
 
 
@@ -196,7 +203,7 @@ class SeparateModels:
 
     def __init__(
         self, base: ModelSource, dtype: torch.dtype, device: str, *,
-        critic: Literal["head", "separate"] = "head",
+        critic: Literal["head", "separate"] | None = "head",
     ) -> None:
         self.base = base
         self._models: dict[str, Any] = {"policy": load_causal_lm(base, torch.float32, device)}
@@ -212,7 +219,7 @@ class SeparateModels:
             no_dropout(model)
             plain_output_layer(model)  # found out now, not inside a pass
         self._models["reference"].requires_grad_(False)
-        self.value_head = value_head(hidden_size(self._models["policy"]), device)
+        self.value_head = value_head(hidden_size(self._models["policy"]), device) if critic else None
 
     @contextlib.contextmanager
     def model(self, role: Role, lower: LowerBlocks | None = None) -> Iterator[Any]:
@@ -229,7 +236,7 @@ class SeparateModels:
             f"{role}.{n}": p for role in ("policy", "critic") if role in self._models
             for n, p in self._models[role].named_parameters() if p.requires_grad
         }
-        return found | {f"value_head.{n}": p for n, p in self.value_head.named_parameters()}
+        return found | head_parameters(self.value_head)
 
     def frozen(self) -> dict[str, torch.Tensor]:
         """The reference's weights."""
@@ -250,5 +257,5 @@ class SeparateModels:
         for role, model in self._models.items():
             lines.append(f"  {role}: {megabytes(model.parameters()):.0f} MB")
         if not self.has_critic:
-            lines.append("  critic: a head on the policy's pass")
+            lines.append("  critic: none" if self.value_head is None else "  critic: a head on the policy's pass")
         return lines

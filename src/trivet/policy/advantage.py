@@ -1,4 +1,4 @@
-"""Rewards per token, generalised advantage estimation and whitening, as pure functions on tensors.
+"""Rewards per token, advantage estimators and whitening, as pure functions on tensors.
 
 Shapes: B sequences, R response tokens. A response mask is [B, R], true on sampled tokens (the end token
 included) and right-padded: in each row the true entries come first. Entries outside the mask may hold
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from trivet.policy.config import Estimator
 
 
 def require_same_shape(**tensors: Tensor) -> None:
@@ -124,6 +126,13 @@ def token_rewards(scores: Tensor, kl: Tensor | None, mask: Tensor, kl_coef: floa
     return rewards.scatter_add(1, (lengths - 1).unsqueeze(1), scores.float().unsqueeze(1))
 
 
+def _groups(scores: Tensor, answers: int) -> Tensor:
+    """[N] as [prompts, answers]; ValueError for fewer than two answers a prompt, or where they do not divide N."""
+    if answers < 2 or len(scores) % answers:
+        raise ValueError(f"{len(scores)} scores are no groups of {answers} answers, two at least")
+    return scores.view(-1, answers)
+
+
 def others_mean(scores: Tensor, answers: int) -> Tensor:
     """For each score the mean score of the other answers to its prompt: a baseline that the answer has no part in.
 
@@ -133,7 +142,85 @@ def others_mean(scores: Tensor, answers: int) -> Tensor:
 
     Raises ValueError for fewer than two answers a prompt, or a number of scores that they do not divide.
     """
-    if answers < 2 or len(scores) % answers:
-        raise ValueError(f"{len(scores)} scores are no groups of {answers} answers, two at least")
-    groups = scores.view(-1, answers)
+    groups = _groups(scores, answers)
     return ((groups.sum(-1, keepdim=True) - groups) / (answers - 1)).flatten()
+
+
+def _answer_rewards(rewards: Tensor, mask: Tensor) -> Tensor:
+    """What each answer earned as a whole, float32 [B]: the sum of its tokens' rewards, both [B, R]."""
+    require_same_shape(rewards=rewards, mask=mask)
+    mask = mask.bool()
+    _response_lengths(mask)
+    return torch.where(mask, rewards.float(), 0.0).sum(dim=1)
+
+
+@torch.no_grad()
+def rloo(rewards: Tensor, mask: Tensor, answers: int) -> Tensor:
+    """REINFORCE, leave one out: an answer's reward minus the mean reward of its prompt's other answers.
+
+    Ahmadian et al. 2024, 'Back to Basics: Revisiting REINFORCE Style Optimization', section 3.3; Kool et al. 2019.
+    An answer is one action there, so every token of it has the same advantage; KL in the reward stands in the sum.
+    `rewards` and `mask` are [B, R], the `answers` answers to one prompt side by side. Returns float32 [B, R] in the
+    rewards' own unit, zeros outside the mask.
+
+    Raises ValueError if the shapes differ, the mask is not right-padded, or rows are no groups of two or more.
+    """
+    whole = _answer_rewards(rewards, mask)
+    return torch.where(mask.bool(), (whole - others_mean(whole, answers)).unsqueeze(1), 0.0)
+
+
+@torch.no_grad()
+def grpo(rewards: Tensor, mask: Tensor, answers: int, eps: float = 1e-6) -> Tensor:
+    """Group-relative advantages: (r - mean) / (deviation + eps) among the answers to one prompt.
+
+    Shao et al. 2024, 'DeepSeekMath', section 4.1.2, outcome supervision; the deviation is the sample's (n - 1), as in
+    the field's implementations. A group whose rewards are equal, which nothing can be learned from, gives zeros.
+    Shapes as in `rloo`, unit: deviations of the group. Left to the caller, as everywhere here: the loss divides by
+    the tokens of the whole batch (Yu et al. 2025, 'DAPO', section 3.3), where Shao et al. take the mean over each
+    answer first, which makes a token of a long answer count less (Liu et al. 2025, 'Understanding R1-Zero-like
+    training'). Their variant without the deviation (Dr. GRPO) is `rloo` times (n - 1) / n.
+
+    Raises ValueError as `rloo`.
+    """
+    groups = _groups(_answer_rewards(rewards, mask), answers)
+    deviation, mean = torch.std_mean(groups, dim=1, keepdim=True)
+    # as in `whiten`: a rounding error of the mean must not be blown up to order 1
+    rounding = 8 * torch.finfo(torch.float32).eps * groups.abs().amax(dim=1, keepdim=True)
+    scaled = torch.where(deviation > rounding, (groups - mean) / (deviation + eps), 0.0)
+    return torch.where(mask.bool(), scaled.view(-1, 1), 0.0)
+
+
+@torch.no_grad()
+def reinforce_plus_plus(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """Reward to go of each token, whitened over the whole batch.
+
+    Hu et al. 2025, 'REINFORCE++', with its global normalisation: at gamma 1 a token's return is the score minus the
+    KL penalties from it to the end. With scores less their prompt's mean and the KL in the loss (`prompt_baseline`,
+    `kl.where: loss`) it is their REINFORCE++-baseline. `rewards` and `mask` are [B, R]; returns float32 [B, R], zeros
+    outside the mask.
+
+    Raises ValueError if the shapes differ, the mask is not right-padded or empty, or gamma leaves [0, 1].
+    """
+    # without values and with λ = 1, equation 16 of GAE is the reward to go
+    return whiten(gae(rewards, torch.zeros_like(rewards), mask, gamma, 1.0)[0], mask)
+
+
+def estimate(
+    estimator: Estimator, rewards: Tensor, values: Tensor | None, mask: Tensor, *, answers: int, gamma: float,
+    lam: float,
+) -> tuple[Tensor, Tensor | None]:
+    """(advantages as the update takes them, the critic's targets or None), each [B, R].
+
+    The one place that knows the estimators: `gae` needs `values` [B, R] and is whitened, the others have no critic.
+    Raises ValueError as the estimators do, and for `gae` without values.
+    """
+    if estimator == "rloo":
+        return rloo(rewards, mask, answers), None
+    if estimator == "grpo":
+        return grpo(rewards, mask, answers), None
+    if estimator == "reinforce++":
+        return reinforce_plus_plus(rewards, mask, gamma), None
+    if values is None:
+        raise ValueError("gae needs a critic's values")
+    advantages, returns = gae(rewards, values, mask, gamma, lam)
+    return whiten(advantages, mask), returns

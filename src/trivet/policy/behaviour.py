@@ -11,13 +11,14 @@ import hashlib
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from trivet.artifacts import atomic_folder
 from trivet.errors import TrivetError
+from trivet.generate.base import Generated
 from trivet.generate.config import Sampling
 from trivet.generate.torch_engine import TorchEngine
 from trivet.generate.vllm_engine import VLLMEngine
@@ -27,6 +28,7 @@ from trivet.policy.config import PPOConfig
 from trivet.policy.loss import importance_weights, mismatch_kl
 from trivet.policy.setup import Setup
 from trivet.runs import Run
+from trivet.training.ranks import here
 
 PROBES, PROBE_TOKENS = 8, 24
 """Answers by which a server is compared with the trunk, and their greatest length."""
@@ -63,7 +65,8 @@ def rollouts_by_server(config: PPOConfig, setup: Setup, run: Run, stopping: Call
     try:
         yield
     finally:
-        setup.remote.close()
+        if here().main:
+            setup.remote.close()
         setup.remote = None
 
 
@@ -99,12 +102,30 @@ class RemotePolicy:
         self._name = ""
         """What the policy is called in requests."""
 
-    def engine(self, version: int) -> VLLMEngine:
-        """The server as an engine with the policy's weights as they are now, after `version` updates.
+    def draw(self, version: int, prompts: Sequence[Sequence[int]], *, n: int,
+             seeds: Sequence[int]) -> list[list[Generated]]:
+        """n answers to each prompt by the policy as it is now, after `version` updates. Every rank gets them.
 
-        Raises TrivetError for a server that does not take them or computes something else; ServerLost and
-        RolloutInterrupted as `VLLMEngine.generate`.
+        Rank 0 alone deals with the server. Raises TrivetError for a server that does not take the weights or computes
+        something else; ServerLost and RolloutInterrupted as `VLLMEngine.generate`.
         """
+        drawn: list[list[Generated]] = []
+        fault: TrivetError | RolloutInterrupted | None = None
+        if here().main:
+            try:
+                drawn = self.engine(version).generate(prompts, self.setup.sampling, n=n, seeds=seeds)
+            except (TrivetError, RolloutInterrupted) as error:
+                fault = error
+        drawn, kind = here().broadcast((drawn, type(fault).__name__ if fault else None))
+        if fault is not None:
+            raise fault
+        if kind is not None:  # the other ranks stop where rank 0 does; it says why
+            raise RolloutInterrupted if kind == "RolloutInterrupted" else ServerLost("rank 0 stops", mend="see there")
+        self.version = version
+        return drawn
+
+    def engine(self, version: int) -> VLLMEngine:
+        """The server as an engine with these weights, handed over where it does not have them yet. See `draw`."""
         if version != self.version:
             try:
                 self._give(version)

@@ -19,6 +19,8 @@ from trivet.config import (
 )
 from trivet.generate.config import VLLM
 
+Estimator = Literal["gae", "rloo", "grpo", "reinforce++"]
+
 
 class SFTConfig(StageConfig):
     """Supervised fine-tuning on answers; the result is merged into a model folder."""
@@ -75,10 +77,12 @@ class KLConfig(Part):
 
     coef: float = Field(0.05, ge=0)
     """Its weight. Rewards have deviation 1 on reference answers, so it keeps its meaning across reward models."""
-    where: Literal["reward", "loss"] = "reward"
-    """In the reward of each token (InstructGPT), or a term of the loss (GRPO). Never both."""
+    where: Literal["reward", "loss"] | None = None
+    """In the reward of each token (InstructGPT), or a term of the loss (GRPO). Never both. Default: the reward, with
+    advantage grpo the loss."""
     estimator: Literal["k1", "k2", "k3"] | None = None
-    """Default: k1 in the reward, k2 in the loss. k1 in the loss is refused: its gradient has expectation zero."""
+    """Default: k1 in the reward, k2 in the loss, k3 in that of grpo. k1 in the loss is refused: its gradient has
+    expectation zero."""
     adaptive: bool = False
     """Steer the weight so that KL stays near `target` (Ziegler et al. 2019)."""
     target: float = Field(6.0, gt=0)
@@ -87,17 +91,33 @@ class KLConfig(Part):
     """Episodes over which the weight adapts."""
 
     @model_validator(mode="after")
-    def _estimator_fits(self) -> KLConfig:
+    def _goes_together(self) -> KLConfig:
+        self._require_place()
+        return self
+
+    def _require_place(self) -> None:
         if self.where == "loss" and self.estimator == "k1":
             raise ValueError("k1 in the loss has a gradient of expectation zero; use k2 or k3, or where: reward")
         if self.adaptive and self.where == "loss":
             raise ValueError("the adaptive controller steers KL in the reward; use where: reward")
-        return self
+
+    def of(self, advantage: str) -> KLConfig:
+        """With the place, and in GRPO's loss the estimator, that the paper of `advantage` gives it.
+
+        Raises ValueError where what was set does not go with that place.
+        """
+        where = self.where or ("loss" if advantage == "grpo" else "reward")
+        given: dict[str, str] = {"where": where}
+        if advantage == "grpo" and where == "loss":
+            given["estimator"] = self.estimator or "k3"
+        found = self.model_copy(update=given)
+        found._require_place()
+        return found
 
     @property
     def chosen(self) -> Literal["k1", "k2", "k3"]:
         """The estimator, the default resolved."""
-        return self.estimator or ("k1" if self.where == "reward" else "k2")
+        return self.estimator or ("k2" if self.where == "loss" else "k1")
 
 
 class StopConfig(Part):
@@ -165,8 +185,12 @@ class PPOConfig(StageConfig):
     """The policy's adapter, where tune is lora."""
     merge: bool = False
     """Also write the policy as a whole model, its adapter merged: a next round samples and starts from it."""
+    advantage: Estimator = "gae"
+    """How an answer's tokens are credited: gae by a critic; the others have none: rloo and grpo by the prompt's other
+    answers (answers: 2 or more), reinforce++ by the whole batch."""
     critic: Literal["head", "separate"] = "head"
-    """A head on the policy's pass, or weights of its own (started from the reward model where trunks agree)."""
+    """A head on the policy's pass, or weights of its own (started from the reward model where trunks agree). With
+    advantage gae only."""
     optimizer: Optimizer = Optimizer(lr=1e-4, schedule="constant", warmup=0.0)
     """Of policy and critic (1e-6 suits tune=full)."""
     value_lr: float | None = Field(None, gt=0)
@@ -185,7 +209,7 @@ class PPOConfig(StageConfig):
     """Of them, how many to each prompt."""
     prompt_baseline: bool = False
     """Take from each score the mean score of its prompt's other answers (answers: 2 or more): steadier where scores
-    differ more between prompts than between answers."""
+    differ more between prompts than between answers. rloo and grpo do so already."""
     epochs: int = Field(2, ge=1)
     """Passes over each rollout."""
     minibatches: int = Field(1, ge=1)
@@ -201,9 +225,9 @@ class PPOConfig(StageConfig):
     entropy_coef: float = Field(0.0, ge=0)
     """Weight of the entropy bonus."""
     gamma: float = Field(1.0, gt=0, le=1)
-    """Discount."""
+    """Discount from token to token (gae, reinforce++)."""
     lam: float = Field(0.95, ge=0, le=1)
-    """GAE's λ."""
+    """GAE's λ; the other estimators have none."""
     kl: KLConfig = KLConfig()
     """The leash."""
     missing_end_penalty: float = Field(1.0, ge=0)
@@ -237,8 +261,26 @@ class PPOConfig(StageConfig):
             raise ValueError("url: only rollouts by vLLM need it; set generate: vllm, or leave it out")
         if self.prompt_baseline and self.answers < 2:
             raise ValueError("prompt_baseline: needs two answers to each prompt at least; set answers")
+        if self.advantage in ("rloo", "grpo"):
+            if self.answers < 2:
+                raise ValueError(f"answers: advantage {self.advantage} compares answers to one prompt; set 2 or more")
+            if self.prompt_baseline:
+                raise ValueError(f"prompt_baseline: advantage {self.advantage} already compares with the prompt's "
+                                 "other answers; leave it out")
+            if self.gamma != 1:
+                raise ValueError(f"gamma: to advantage {self.advantage} an answer is one action, with nothing to "
+                                 "discount; leave it out")
+        if not self.has_critic and (self.critic == "separate" or self.value_lr is not None):
+            name = "value_lr" if self.value_lr is not None else "critic"
+            raise ValueError(f"{name}: advantage {self.advantage} has no critic; leave it out, or set advantage: gae")
+        self.kl = self.kl.of(self.advantage)
         if self.minibatches > self.rollout:
             raise ValueError("minibatches: more of them than answers in a rollout")
         if self.kl.adaptive and self.rollout >= 5 * self.kl.horizon:
             raise ValueError("kl.horizon: must be more than a fifth of the rollout, or the weight could reach 0")
         return self
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether the estimator needs values."""
+        return self.advantage == "gae"

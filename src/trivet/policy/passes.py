@@ -89,7 +89,8 @@ class Evaluated:
 
     logps: torch.Tensor
     ref_logps: torch.Tensor
-    values: torch.Tensor
+    values: torch.Tensor | None
+    """None where the roles have no critic."""
     live: TokenPass | None
     """The policy's pass with its graph, where the step has one micro-batch: the update's first pass is it."""
     lower: dict[tuple[int, ...], LowerBlocks | None]
@@ -102,7 +103,8 @@ def evaluate_tokens(roles: Roles, micros: Sequence[MicroBatch], temperature: flo
 
     micros: this rank's; each rank fills its rows, and all have the whole matrices.
     """
-    logps, ref_logps, values = (torch.zeros(shape) for _ in range(3))
+    logps, ref_logps = torch.zeros(shape), torch.zeros(shape)
+    values = None if roles.value_head is None else torch.zeros(shape)
     live: TokenPass | None = None
     lower: dict[tuple[int, ...], LowerBlocks | None] = {}
     head = None if roles.has_critic else roles.value_head
@@ -116,15 +118,16 @@ def evaluate_tokens(roles: Roles, micros: Sequence[MicroBatch], temperature: flo
         with torch.no_grad():
             with roles.model("reference", below) as model:
                 reference = response_pass(model, micro, temperature)
+            found_values = found.values
             if roles.has_critic:
+                assert roles.value_head is not None
                 with roles.model("critic", below) as model:
                     found_values = value_pass(model, micro, roles.value_head)
-            else:
-                assert found.values is not None
-                found_values = found.values
         rows, width = list(micro.rows), micro.width
         logps[rows, :width] = found.logps.detach().cpu()
         ref_logps[rows, :width] = reference.logps.cpu()
-        values[rows, :width] = found_values.detach().cpu()
-    here().sum_(logps, ref_logps, values)
+        if values is not None:
+            assert found_values is not None
+            values[rows, :width] = found_values.detach().cpu()
+    here().sum_(logps, ref_logps, *([] if values is None else [values]))
     return Evaluated(logps, ref_logps, values, live, lower)

@@ -3,7 +3,7 @@
 Schulman et al. 2017; Ziegler et al. 2019; Ouyang et al. 2022, section 3.5. The loop is `_step` below; every
 line of it is a function that can be tested alone. docs/papers.md maps each to its source.
 
-Not covered here: other engines, estimators without a critic.
+Not covered here: other engines.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from trivet.judge.rewards import call
 from trivet.models.merge import merge_policy
 from trivet.models.source import ModelSource
 from trivet.policy import state as states
-from trivet.policy.advantage import gae, others_mean, token_rewards, whiten
+from trivet.policy.advantage import estimate, others_mean, token_rewards
 from trivet.policy.behaviour import require_server, rollouts_by_server, weigh
 from trivet.policy.config import PPOConfig
 from trivet.policy.kl import kl_estimate, sequence_kl
@@ -134,7 +134,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
                     state, reason = _step(setup, optimizer, state, config, run, trackers, say)
                 except (ServerLost, RolloutInterrupted):
                     # while the rollout was awaited: nothing has changed since the last step
-                    if state.step and saved != state.step:
+                    if run.writes and state.step not in (0, saved):
                         states.save(run, state, setup.roles, optimizer, config.checkpoint.keep, compute.threads)
                     raise
             if reason is not None:
@@ -151,6 +151,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
             interrupted = here().any(interruption.requested)
             if run.writes and (last or interrupted or state.step % config.checkpoint.every == 0):
                 states.save(run, state, setup.roles, optimizer, config.checkpoint.keep, compute.threads)
+                saved = state.step
             if interrupted and not last:
                 raise KeyboardInterrupt
     print(f"stop={reason} after {state.step} steps, {state.episodes} answers", flush=True)
@@ -204,14 +205,14 @@ def _step(
     per_token = kl_estimate(old.logps, old.ref_logps, config.kl.chosen) if in_reward else None
     baseline = others_mean(penalised, config.answers) if config.prompt_baseline else torch.zeros(())
     rewards = token_rewards(penalised - baseline, per_token, mask, state.kl_coef if in_reward else 0.0)
-    advantages, returns = gae(rewards, old.values, mask, config.gamma, config.lam)
-    weighed = whiten(advantages, mask)
+    advantages, returns = estimate(config.advantage, rewards, old.values, mask, answers=config.answers,
+                                    gamma=config.gamma, lam=config.lam)
     mismatch: dict[str, float] = {}
     if setup.remote is not None and rollout.behaviour_logps is not None:
-        weighed, mismatch = weigh(weighed, old.logps, rollout.behaviour_logps, mask, config.vllm.cap)
+        advantages, mismatch = weigh(advantages, old.logps, rollout.behaviour_logps, mask, config.vllm.cap)
         mismatch["staleness"] = setup.remote.staleness(state.step)
     with phase("update"):
-        stats = update(setup.roles, optimizer, minibatches, old, weighed, returns, config, step)
+        stats = update(setup.roles, optimizer, minibatches, old, advantages, returns, config, step)
     following = state.next(kl=float(kl.mean()), episodes=len(rollout), tokens=rollout.tokens, seconds=0.0,
                            config=config.kl)
     row = _metrics(rollout, scores, penalised, kl, old, returns, stats, state, following) | mismatch
@@ -239,9 +240,12 @@ def _sample(setup: Setup, config: PPOConfig, step: int) -> Rollout:
     chosen = [setup.train[i] for i in batch_indices(step, len(setup.train), count, config.seed)]
     tokens = [setup.tokens[p.id] for p in chosen]
     seeds = [(config.seed * 1_000_003 + step) * 100_003 + i for i in range(len(chosen))]
-    with setup.roles.model("policy") as model:
-        groups = here().gather(setup.engine(model).generate(
-            here().deal(tokens), setup.sampling, n=config.answers, seeds=here().deal(seeds)))
+    if setup.remote is not None:
+        groups = setup.remote.draw(step - 1, tokens, n=config.answers, seeds=seeds)
+    else:
+        with setup.roles.model("policy") as model:
+            groups = here().gather(setup.engine(model).generate(
+                here().deal(tokens), setup.sampling, n=config.answers, seeds=here().deal(seeds)))
     return make_rollout([p for p in chosen for _ in range(config.answers)],
                         [t for t in tokens for _ in range(config.answers)],
                         answers := [a for group in groups for a in group],
@@ -285,18 +289,21 @@ def _stop_state(state: PPOState, kl: float | None) -> StopState:
 
 def _metrics(
     rollout: Rollout, scores: list[float], penalised: torch.Tensor, kl: torch.Tensor, old: Evaluated,
-    returns: torch.Tensor, stats: UpdateStats, state: PPOState, following: PPOState,
+    returns: torch.Tensor | None, stats: UpdateStats, state: PPOState, following: PPOState,
 ) -> dict[str, Any]:
     """A line of metrics.jsonl: nothing in it depends on the clock."""
     mask = rollout.mask
-    spread = returns[mask].var(correction=0)
-    explained = 1 - (returns - old.values)[mask].var(correction=0) / spread if spread > 0 else torch.tensor(0.0)
+    critic: dict[str, float] = {}
+    if returns is not None and old.values is not None:
+        spread = returns[mask].var(correction=0)
+        explained = 1 - (returns - old.values)[mask].var(correction=0) / spread if spread > 0 else torch.tensor(0.0)
+        critic = {"value_mean": float(old.values[mask].mean()), "value_explained": float(explained)}
     return {
         "step": following.step, "episodes": following.episodes, "tokens": following.tokens,
         "score": statistics.fmean(scores), "score_penalised": float(penalised.mean()),
         "kl": float(kl.mean()), "kl_per_token": float(kl.sum() / mask.sum()), "kl_coef": state.kl_coef,
         "length": rollout.tokens / len(rollout), "ended": statistics.fmean(rollout.ended),
-        "value_mean": float(old.values[mask].mean()), "value_explained": float(explained), **asdict(stats),
+        **critic, **{name: value for name, value in asdict(stats).items() if value is not None},
     }
 
 

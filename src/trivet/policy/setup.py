@@ -97,15 +97,16 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
     trained = [t.spec for t in terms if t.kind == "model"]
     shared = _sharing(config, source, [t.spec for t in (*terms, *second_terms) if t.kind == "model"])
     roles: Roles
+    critic = config.critic if config.has_critic else None
     if config.tune == "lora":
         if source.is_adapter:
             raise TrivetError("the policy must start from a whole model, not an adapter", field="model",
                               file=source.folder, mend="tune=full merges it first, or name its base")
-        roles = SharedTrunk(source, compute.trunk, compute.device, config.lora, critic=config.critic,
+        roles = SharedTrunk(source, compute.trunk, compute.device, config.lora, critic=critic,
                             rewards={role: s.folder for role, s in shared.values()},
                             critic_from=next((shared[t][0] for t in trained if t in shared), None))
     else:
-        roles = SeparateModels(source, compute.trunk, compute.device, critic=config.critic)
+        roles = SeparateModels(source, compute.trunk, compute.device, critic=critic)
     models: dict[str, ModelReward] = {}
 
     def model_reward(spec: str) -> ModelReward:
@@ -170,6 +171,7 @@ def _start_critic(roles: Roles, reward: ModelReward, config: PPOConfig) -> None:
     """
     if config.prompt_baseline or reward.model.pool != "last":
         return
+    assert roles.value_head is not None
     calibration = reward.calibration
     mean, std = (calibration.mean, calibration.std) if calibration else (0.0, 1.0)
     weight: Any = reward.model.head.weight

@@ -22,14 +22,15 @@ class UpdateStats:
     """Means over the minibatches of a step; `ratio_first` is the largest |ratio - 1| of its first inner step."""
 
     policy_loss: float
-    value_loss: float
     entropy: float
     kl_loss: float
     clip_fraction: float
-    value_clip_fraction: float
     approx_kl: float
     ratio_first: float
     grad_norm: float
+    value_loss: float | None = None
+    """None, like the next, where the estimator has no critic."""
+    value_clip_fraction: float | None = None
 
 
 def make_optimizer(roles: Roles, config: PPOConfig) -> torch.optim.AdamW:
@@ -38,10 +39,11 @@ def make_optimizer(roles: Roles, config: PPOConfig) -> torch.optim.AdamW:
     head = [p for n, p in named.items() if n.startswith("value_head.")]
     rest = [p for n, p in named.items() if not n.startswith("value_head.")]
     settings = config.optimizer
-    return torch.optim.AdamW(
-        [{"params": rest, "lr": settings.lr, "base": settings.lr},
-         {"params": head, "lr": config.value_lr or 10 * settings.lr, "base": config.value_lr or 10 * settings.lr}],
-        weight_decay=settings.weight_decay, eps=1e-5)
+    groups = [{"params": rest, "lr": settings.lr, "base": settings.lr}]
+    if head:
+        rate = config.value_lr or 10 * settings.lr
+        groups.append({"params": head, "lr": rate, "base": rate})
+    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, eps=1e-5)
 
 
 def lr_factor(step: int, config: PPOConfig) -> float:
@@ -58,9 +60,10 @@ def lr_factor(step: int, config: PPOConfig) -> float:
 
 def update(
     roles: Roles, optimizer: torch.optim.Optimizer, minibatches: list[list[MicroBatch]], old: Evaluated,
-    advantages: torch.Tensor, returns: torch.Tensor, config: PPOConfig, step: int,
+    advantages: torch.Tensor, returns: torch.Tensor | None, config: PPOConfig, step: int,
 ) -> UpdateStats:
-    """`config.epochs` passes over the rollout. advantages, returns: [B, R], already whitened over the whole batch.
+    """`config.epochs` passes over the rollout. advantages: [B, R], already scaled over the whole batch; returns:
+    [B, R], what the critic is to learn, None where there is none.
 
     minibatches: of each, this rank's micro-batches; gradients and figures are summed over the ranks.
 
@@ -88,21 +91,31 @@ def update(
 
 def _minibatch(
     roles: Roles, optimizer: torch.optim.Optimizer, micros: list[MicroBatch], old: Evaluated,
-    advantages: torch.Tensor, returns: torch.Tensor, config: PPOConfig, live: TokenPass | None,
+    advantages: torch.Tensor, returns: torch.Tensor | None, config: PPOConfig, live: TokenPass | None,
 ) -> tuple[dict[str, float], float]:
     """One optimizer step: its figures and the largest |ratio - 1|.
 
     Every loss is a sum over tokens by the minibatch's token count, that of all ranks (detail 10).
     """
     (denominator,) = here().total(float(sum(int(m.response_mask.sum()) for m in micros)))
-    figures = dict.fromkeys(("policy_loss", "value_loss", "entropy", "kl_loss", "value_clip_fraction"), 0.0)
+    figures = dict.fromkeys(("policy_loss", "entropy", "kl_loss"), 0.0)
+    if returns is not None:
+        figures |= {"value_loss": 0.0, "value_clip_fraction": 0.0}
     merged: PolicyStats | None = None  # so it stays on a rank that has no micro-batch of this minibatch
     for micro in micros:
         rows, width = list(micro.rows), micro.width
         device = micro.ids.device
 
-        def part(whole: torch.Tensor, rows: list[int] = rows, width: int = width, device: Any = device) -> Any:
+        def part(whole: torch.Tensor | None, rows: list[int] = rows, width: int = width, device: Any = device) -> Any:
+            assert whole is not None
             return whole[rows, :width].to(device)
+
+        def criticised(values: torch.Tensor, part: Any = part, micro: MicroBatch = micro) -> torch.Tensor:
+            worth, clipped = value_loss(values, part(old.values), part(returns), micro.response_mask,
+                                        config.value_clip, denominator)
+            figures["value_loss"] += float(worth.detach())
+            figures["value_clip_fraction"] += float(clipped)
+            return config.value_coef * worth
 
         head = None if roles.has_critic else roles.value_head
         with roles.model("policy", old.lower[micro.rows]) as model:
@@ -118,18 +131,13 @@ def _minibatch(
                 total = total + config.kl.coef * term
                 figures["kl_loss"] += float(term.detach())
             if found.values is not None:
-                worth, clipped = value_loss(found.values, part(old.values), part(returns), micro.response_mask,
-                                            config.value_clip, denominator)
-                total = total + config.value_coef * worth
+                total = total + criticised(found.values)
             _backward(total)
         if roles.has_critic:
+            assert roles.value_head is not None
             with roles.model("critic", old.lower[micro.rows]) as model:
-                worth, clipped = value_loss(value_pass(model, micro, roles.value_head), part(old.values),
-                                            part(returns), micro.response_mask, config.value_clip, denominator)
-                _backward(config.value_coef * worth)
+                _backward(criticised(value_pass(model, micro, roles.value_head)))
         figures["policy_loss"] += float(loss.detach())
-        figures["value_loss"] += float(worth.detach())
-        figures["value_clip_fraction"] += float(clipped)
         figures["entropy"] += float(entropy.detach())
         merged = stats if merged is None else merged.merge(stats)
     sum_gradients(roles.trainable().values())
