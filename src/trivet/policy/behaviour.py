@@ -130,6 +130,9 @@ class RemotePolicy:
             try:
                 self._give(version)
             except Away as error:
+                if self.version is None:  # it never worked: a person is there to see to it
+                    raise ServerLost(f"the server at {self.server.url} does not answer ({error})", field="url",
+                                     mend="see its log; start it, and run the same command again") from None
                 self._wait(str(error), version)
             except KeyboardInterrupt:
                 raise RolloutInterrupted from None
