@@ -169,6 +169,8 @@ def test_what_it_lacks_it_says(server) -> None:
         found.score(PROMPTS, PROMPTS, 0.7)
     with pytest.raises(TrivetError, match="no tokens"):
         found.generate([[]], HOT, n=1, seeds=[0])
+    with pytest.raises(TrivetError, match="stop strings"):
+        found.generate(PROMPTS[:1], HOT.model_copy(update={"stop": ["."]}), n=1, seeds=[0])
 
 
 def test_the_base_of_the_address_may_end_in_v1(server) -> None:

@@ -62,10 +62,13 @@ class VLLMEngine:
 
         Equal requests give equal answers where the server's arithmetic is the same: in bfloat16 it depends on what
         else is in the batch. Raises TrivetError for an empty prompt and an answer of another form, ServerLost where no
-        answer came between two breakdowns, RolloutInterrupted after Ctrl-C.
+        answer came between two breakdowns, RolloutInterrupted after Ctrl-C; TrivetError for stop strings.
         """
         if any(len(p) == 0 for p in prompts):
             raise TrivetError("a prompt has no tokens", field="messages", mend="give every prompt some text")
+        if sampling.stop:
+            raise TrivetError("stop strings end answers only where they are generated in this process",
+                              field="sampling.stop", mend="leave them out, or set generate: torch")
         found: dict[int, list[Generated]] = {}
         before = -1
         while (failure := self._ask(prompts, sampling, n, seeds, found)) is not None:

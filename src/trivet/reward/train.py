@@ -213,7 +213,7 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
     seed_all(config.seed)
     train = read_rows(config.preferences, Preference)
     heldout = read_rows(config.heldout, Preference) if config.heldout else []
-    _refuse_overlap(train, heldout, config)
+    refuse_overlap(train, heldout, config.heldout)
     source = resolve(config.model)
     if source.is_adapter:
         raise TrivetError("the trunk of a reward model must be a whole model, not an adapter", field="model",
@@ -282,13 +282,14 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
         reference_mean=calibration.mean, reference_std=calibration.std, **figures)
 
 
-def _refuse_overlap(train: list[Preference], heldout: list[Preference], config: RewardConfig) -> None:
+def refuse_overlap(train: list[Preference], heldout: list[Preference], file: Path | None) -> None:
+    """Raise TrivetError where held-out pairs, of `file`, begin with a turn that training pairs begin with."""
     seen = {first_turn(r.prompt).strip() for r in train}
     shared = [r.id for r in heldout if first_turn(r.prompt).strip() in seen]
     if shared:
         raise TrivetError(
             f"{len(shared)} held-out pairs begin with a turn that training pairs begin with, too "
-            f"(the first: {shared[0]!r})", file=config.heldout, field="prompt",
+            f"(the first: {shared[0]!r})", file=file, field="prompt",
             mend="split by prompt: `trivet pairs --heldout 0.2` does")
 
 
@@ -346,12 +347,14 @@ def _calibrate(
         tokenizer = load_tokenizer(source)
         tokenizer.chat_template = scorer.tokenizer.chat_template
         model = load_causal_lm(source, compute.trunk, compute.device)
-        engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer))
+        engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer),
+                             tokenizer=tokenizer)
         ids = [prompt_ids(tokenizer, p) for p in chosen.values()]
         answers = engine.generate(ids, settings.sampling, n=1, seeds=[prompt_seed(config.seed, i) for i in chosen])
         run.meter.count("prompt", sum(map(len, ids)))
         run.meter.count("generated", sum(len(g.token_ids) for a in answers for g in a))
-        dialogues = [(p, text_of(tokenizer, a[0])) for p, a in zip(chosen.values(), answers, strict=True)]
+        dialogues = [(p, text_of(tokenizer, a[0], settings.sampling.stop))
+                     for p, a in zip(chosen.values(), answers, strict=True)]
         sampling = settings.sampling.model_dump()
     try:
         calibration = Calibration.fit(scorer.score(dialogues, count=run.meter.count))
