@@ -234,5 +234,5 @@ def test_an_adapter_that_somebody_unloaded_is_loaded_again(prompt_file, tiny_mod
 def test_faults_that_pass_are_not_seen_in_the_result(prompt_file, tiny_model_folder, tmp_path, server) -> None:
     ppo(prompt_file, tiny_model_folder, tmp_path / "whole", server)
     server.faults = [None, Fault(500), None, Fault(drop=True)] * 5
-    ppo(prompt_file, tiny_model_folder, tmp_path / "faulty", server)
+    ppo(prompt_file, tiny_model_folder, tmp_path / "faulty", server, vllm={"retries": 12})
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "faulty" / "metrics.jsonl").read_bytes()
