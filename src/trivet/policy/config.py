@@ -187,7 +187,8 @@ class PPOConfig(StageConfig):
         "prompts", "model", "reward", "ptx.data", "evaluation.prompts", "evaluation.reward")
     not_in_fingerprint: ClassVar[tuple[str, ...]] = (
         "out", "overwrite", "report_to", "checkpoint", "force", "score_tokens", "checkpoint_activations", "url",
-        "vllm.in_flight", "vllm.timeout", "vllm.retries", "vllm.wait", "vllm.adapters", "vllm.seen_as", "vllm.tolerance", "vllm.key")
+        "vllm.in_flight", "vllm.timeout", "vllm.retries", "vllm.wait", "vllm.adapters", "vllm.seen_as",
+        "vllm.tolerance", "vllm.key")
 
     out: Path = Path("runs/ppo")
     """Folder of this stage's run."""
