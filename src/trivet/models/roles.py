@@ -24,6 +24,7 @@ from trivet.models.lower import LowerBlocks, shareable_blocks
 from trivet.models.masters import Masters
 from trivet.models.output_layer import plain_output_layer
 from trivet.models.packed import bears_packing
+from trivet.models.rms_norm import quicken_norms
 from trivet.models.source import ModelSource, load_causal_lm
 
 Role = str
@@ -115,11 +116,12 @@ class SharedTrunk:
     def __init__(
         self, base: ModelSource, dtype: torch.dtype, device: str, config: LoRA, *,
         critic: Literal["head", "separate"] | None = "head", rewards: Mapping[str, Path] | None = None,
-        critic_from: Role | None = None,
+        critic_from: Role | None = None, four_bit: bool = False,
     ) -> None:
         """critic 'separate': an adapter of its own, started from that of the reward model `critic_from`, if any;
         None: there is none, and no value head.
 
+        four_bit: hold the trunk in four bits; it computes in `dtype`.
         rewards: adapter folders of reward models that stand on the same weights (see `lora.stands_on`), by
         the role each gets.
         """
@@ -127,7 +129,7 @@ class SharedTrunk:
         from peft import get_peft_model
 
         self.base = base
-        trunk = load_causal_lm(base, dtype, device)
+        trunk = load_causal_lm(base, dtype, device, four_bit=four_bit)
         no_dropout(trunk)
         plain_output_layer(trunk)  # found out now, not inside a pass
         self._packs = bears_packing(trunk)
@@ -143,6 +145,7 @@ class SharedTrunk:
             else:
                 self._peft.add_adapter("critic", adapter)
         fuse(self._peft)
+        quicken_norms(trunk)
         learned = {"policy", "critic"}
         self._adapter_parameters: list[tuple[str, nn.Parameter, bool]] = []
         for name, parameter in self._peft.named_parameters():
@@ -244,6 +247,7 @@ class SeparateModels:
                          if dtype != torch.float32 and role != "reference"}
         for model in self._models.values():
             no_dropout(model)
+            quicken_norms(model)
             plain_output_layer(model)  # found out now, not inside a pass
             self._packs = bears_packing(model)
         self.value_head = value_head(hidden_size(self._models["policy"]), device) if critic else None

@@ -202,6 +202,9 @@ class PPOConfig(StageConfig):
     """Roles as adapters over one trunk, or each a model of its own."""
     lora: LoRA = LoRA()
     """The policy's adapter, where tune is lora."""
+    four_bit: bool = False
+    """Hold the frozen trunk in four bits (NF4, as QLoRA does): for a GPU with little memory. Needs tune=lora and
+    bitsandbytes."""
     merge: bool = False
     """Also write the policy as a whole model, its adapter merged: a next round samples and starts from it."""
     advantage: Estimator = "gae"
@@ -277,6 +280,8 @@ class PPOConfig(StageConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> PPOConfig:
+        if self.four_bit and self.tune != "lora":
+            raise ValueError("four_bit: weights of four bits can't be trained; use tune: lora")
         if self.rollout % self.answers:
             raise ValueError(f"answers: {self.answers} do not divide a rollout of {self.rollout}")
         if self.generate == "vllm" and self.url is None:

@@ -107,7 +107,7 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
         if source.is_adapter:
             raise TrivetError("the policy must start from a whole model, not an adapter", field="model",
                               file=source.folder, mend="tune=full merges it first, or name its base")
-        roles = SharedTrunk(source, compute.trunk, compute.device, config.lora, critic=critic,
+        roles = SharedTrunk(source, compute.trunk, compute.device, config.lora, critic=critic, four_bit=config.four_bit,
                             rewards={role: s.folder for role, s in shared.values()},
                             critic_from=next((shared[t][0] for t in trained if t in shared), None))
     else:
