@@ -31,6 +31,7 @@ def test_it_needs_bitsandbytes(monkeypatch) -> None:
 def test_roles_stand_on_a_quantized_trunk(make_tiny, tmp_path, monkeypatch) -> None:
     """On a CPU, which the stage refuses for its speed: the road is the same."""
     import bitsandbytes
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     from policy.test_ppo_details import config, rollout_of, stepped
     from trivet.models.lora import stands_on
@@ -39,6 +40,9 @@ def test_roles_stand_on_a_quantized_trunk(make_tiny, tmp_path, monkeypatch) -> N
     real = quantization
     monkeypatch.setattr(four_bit, "quantization", lambda dtype, device: real(dtype, "cuda"))
     folder = make_tiny(tmp_path / "m", "llama")
+    LlamaForCausalLM(LlamaConfig(  # bitsandbytes packs 64 numbers at least
+        vocab_size=400, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, pad_token_id=0)).save_pretrained(folder)
     source = resolve(str(folder))
     roles = SharedTrunk(source, torch.bfloat16, "cpu", LoRA(r=4), critic="separate", four_bit=True)
     with roles.model("reference") as model:

@@ -24,7 +24,6 @@ from trivet.models.lower import LowerBlocks, shareable_blocks
 from trivet.models.masters import Masters
 from trivet.models.output_layer import plain_output_layer
 from trivet.models.packed import bears_packing
-from trivet.models.rms_norm import quicken_norms
 from trivet.models.source import ModelSource, load_causal_lm
 
 Role = str
@@ -145,7 +144,6 @@ class SharedTrunk:
             else:
                 self._peft.add_adapter("critic", adapter)
         fuse(self._peft)
-        quicken_norms(trunk)
         learned = {"policy", "critic"}
         self._adapter_parameters: list[tuple[str, nn.Parameter, bool]] = []
         for name, parameter in self._peft.named_parameters():
@@ -247,7 +245,6 @@ class SeparateModels:
                          if dtype != torch.float32 and role != "reference"}
         for model in self._models.values():
             no_dropout(model)
-            quicken_norms(model)
             plain_output_layer(model)  # found out now, not inside a pass
             self._packs = bears_packing(model)
         self.value_head = value_head(hidden_size(self._models["policy"]), device) if critic else None
