@@ -77,6 +77,10 @@ def _dispatch(arguments: list[str]) -> None:
         from trivet.report.evaluation import evaluate_command
 
         evaluate_command(rest, parse)
+    elif command == "ppo" and "--plan" in rest:
+        from trivet.policy.plan_command import plan_command
+
+        plan_command(rest, parse)
     elif command in STAGES:
         stage = STAGES[command]
         config = parse(stage.config_type(), _positional(rest, "model") if command == "evaluate" else rest, command,
