@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from trivet.artifacts import read_json
 from trivet.config import EMBEDDED, LoRA, load_yaml
@@ -169,7 +168,7 @@ class Rates:
     """Of the trunk, at which they were measured."""
     matmul: float
     """FLOP/s of large matrix products."""
-    bandwidth: float
+    bandwidth: float | None = None
     """Bytes/s at which weights are read."""
     forward: float | None = None
     """Share of `matmul` that a forward pass of a block reaches."""
@@ -196,17 +195,21 @@ def read_rates(machine: str, file: Path | None) -> Rates:
                           "with --plan.rates FILE")
     values = known[machine]
     names = {f.name for f in fields(Rates)}
-    required = {"source", "precision", "matmul", "bandwidth"}
+    required = {"source", "precision", "matmul"}
     if not isinstance(values, dict) or not required <= set(values) <= names:
         raise TrivetError(f"the rates of {machine!r} are not complete", file=path, line=lines.get((machine,)),
                           expected=f"{', '.join(sorted(required))}; known are {', '.join(sorted(names))}",
                           mend="let `trivet ppo --plan --plan.save-rates FILE` write it")
     for name, value in values.items():
         word = name in ("source", "precision")
-        if isinstance(value, bool) or not isinstance(value, str if word else (int, float)) or (not word and value <= 0
-                                                                                               and name[:6] != "decode"):
+        fits = isinstance(value, str) if word else (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            # a step may cost nothing beyond its blocks
+            and (value >= 0 if name.startswith("decode") else value > 0))
+        if not fits or (name == "precision" and value not in ("float32", "bfloat16")):
             raise TrivetError(f"{name} is {value!r}", file=path, line=lines.get((machine, name)), field=name,
-                              expected="words" if word else "a positive number", mend="write a rate that was measured")
+                              expected="float32 or bfloat16" if name == "precision" else "a positive number",
+                              mend="write a rate that was measured")
     return Rates(**values)
 
 
@@ -260,9 +263,10 @@ def memory(shape: Shape, config: PlanConfig, precision: str, prompt: float, resp
     length = prompt + response
     need(f"keys and values of {rows} rollouts", rows * length * kv_bytes(shape, width), shared=False, when="rollout")
     micro = min(config.micro_batch, math.ceil(config.rollout / devices))
-    tokens = micro * length
-    need(f"activations of a micro-batch of {micro}", adapted * tokens * kept_bytes(
-        shape, length, precision if lora else "float32", config.lora.r if lora else None), shared=False, when="update")
+    kept = kept_bytes(shape, precision if lora else "float32", config.lora.r if lora else None)
+    # answers to one prompt share it
+    tokens = micro * (prompt / min(config.answers, micro) + response)
+    need(f"activations of a micro-batch of {micro}", adapted * tokens * kept, shared=False, when="update")
     # made, turned to probabilities and multiplied at once; policy/vocabulary.py
     need("logits of a chunk", 3 * 4 * min(CHUNK_LOGITS, micro * response * shape.vocabulary), shared=False,
          when="update")
@@ -288,18 +292,18 @@ def kv_bytes(shape: Shape, width: int) -> int:
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * width
 
 
-def kept_bytes(shape: Shape, length: float, precision: str, rank: int | None) -> float:
+def kept_bytes(shape: Shape, precision: str, rank: int | None) -> float:
     """What a block keeps for the backward pass, a token, without activation checkpointing; rank: of LoRA, or None.
 
-    Counted on a Llama block under transformers' attention: queries, keys, values (repeated for grouped heads) and the
-    result; the inputs of the linear layers (in float32, too, where float32 adapters read a bfloat16 trunk); two
-    norms in float32; the four products of the MLP; the mask of each row.
+    Counted on a Llama block in a packed row: queries, keys, values and the result of attention; the inputs of the
+    linear layers (in float32, too, where float32 adapters read a bfloat16 trunk); two norms in float32; the four
+    products of the MLP. `precision` is that of the passes.
     """
     width = 2 if precision == "bfloat16" else 4
-    h, i, q = shape.hidden, shape.intermediate, shape.query
+    h, i, q, kv = shape.hidden, shape.intermediate, shape.query, shape.kv_heads * shape.head_dim
     hidden = (32 if width == 2 else 16) * h if rank else (16 if width == 2 else 24) * h
     mlp = 3 * i * width + i * (4 if rank else width)
-    return hidden + mlp + 4 * q * width + 4 * len(shape.linears()) * (rank or 0) + length * width + 4 * shape.heads + 8
+    return hidden + mlp + 2 * (q + kv) * width + 4 * len(shape.linears()) * (rank or 0) + 4 * shape.heads + 8
 
 
 def _critic(config: PlanConfig) -> str:
@@ -344,12 +348,13 @@ def step_time(shape: Shape, config: PlanConfig, rates: Rates, prompt: float, res
     length = prompt + response
     attention = 4 * shape.query * length
     separate = config.has_critic and config.critic == "separate"
-
-    def forward(tokens: float, blocks: int) -> float:
-        return tokens * blocks * (2 * shape.matrices + attention) + tokens * min(blocks, adapted) * 2 * low_rank
-
     head = 2 * shape.hidden * shape.vocabulary
-    words, answers = rows * length, rows * response
+    answers = rows * response
+    # answers to one prompt share it in every block but for attention
+    words, lines = rows * prompt / min(config.answers, config.micro_batch) + answers, rows * length
+
+    def forward(blocks: int, low: int = low_rank) -> float:
+        return words * (blocks * 2 * shape.matrices + min(blocks, adapted) * 2 * low) + lines * blocks * attention
 
     def seconds(flops: float, share: float | None) -> float:
         return flops / (rates.matmul * (share or 1.0))
@@ -357,29 +362,32 @@ def step_time(shape: Shape, config: PlanConfig, rates: Rates, prompt: float, res
     # rollout: prompts once each, then a step a token for the rows that stand together
     held = min(ROLLOUT_ROWS, rows)
     steps = math.ceil(rows / held) * response
-    prefill = forward(rows / config.answers * prompt, shape.layers)
+    prefill = rows / config.answers * prompt * shape.layers * (2 * shape.matrices + 4 * shape.query * prompt)
+    bandwidth = rates.bandwidth or math.inf
     block = max(held * (2 * shape.matrices + attention) / rates.matmul,
-                (shape.matrices * width + held * length * kv_bytes(shape, width) / shape.layers) / rates.bandwidth)
-    output = max(held * head / rates.matmul, shape.hidden * shape.vocabulary * width / rates.bandwidth)
+                (shape.matrices * width + held * length * kv_bytes(shape, width) / shape.layers) / bandwidth)
+    output = max(held * head / rates.matmul, shape.hidden * shape.vocabulary * width / bandwidth)
     decode = steps * (shape.layers * (block + (rates.decode_block or 0.0)) + output + (rates.decode_step or 0.0))
-    found = [Phase("rollout", prefill + forward(answers, shape.layers) + answers * head,
+    found = [Phase("rollout", prefill + answers * (shape.layers * (2 * shape.matrices + attention) + head),
                    seconds(prefill, rates.forward) + decode, rates.decode_block is None)]
-    scored = forward(words, shape.layers) if _scores(config) else 0.0
+    scored = forward(shape.layers) if _scores(config) else 0.0
     found.append(Phase("scoring", scored, seconds(scored, rates.forward), rates.forward is None and scored > 0))
     # evaluate: the blocks below the adapters run once for all roles, and are there for the update, too
     one_pass = config.minibatches == 1 and rows <= config.micro_batch
-    policy, again = forward(words, shape.layers), forward(words, adapted if lora else shape.layers)
-    passes = policy + again + (again if separate else 0.0)
+    policy, again = forward(shape.layers), forward(adapted)
+    reference = forward(adapted, 0)
+    passes = policy + reference + (again if separate else 0.0)
     outputs = 2 * answers * head
     found.append(Phase("evaluate", passes + outputs, seconds(passes, rates.forward) + seconds(outputs, rates.head),
                        rates.forward is None))
-    linear = words * adapted * 2 * shape.matrices
-    backward = linear * (1 if lora else 2) + words * adapted * (2.5 * attention + 4 * low_rank)
+    backward = words * adapted * (2 * shape.matrices * (1 if lora else 2) + 4 * low_rank) \
+        + lines * adapted * 2.5 * attention
     update_passes = config.epochs * (again + backward) * (2 if separate else 1) - (again if one_pass else 0.0)
-    outputs = answers * head * (config.epochs * (3 if lora else 4) - (1 if one_pass else 0))
+    # of a frozen output layer the gradient is made in the forward pass; a trained one's logits are made twice
+    outputs = answers * head * (config.epochs * (2 if lora else 4) - (1 if one_pass else 0))
     trained = (shape.adapter(config.lora) * adapted if lora else shape.parameters) * (2 if separate else 1)
     # AdamW reads gradient, weight and two moments and writes three of them
-    adam = config.epochs * config.minibatches * trained * 28 / devices / rates.bandwidth
+    adam = config.epochs * config.minibatches * trained * 28 / devices / bandwidth
     found.append(Phase("update", update_passes + outputs,
                        seconds(update_passes, rates.update) + seconds(outputs, rates.head) + adam,
                        rates.update is None))

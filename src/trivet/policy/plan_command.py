@@ -98,13 +98,14 @@ def _show(config: PlanConfig, shape: Shape, rates: Rates | None, needs: list[Nee
     for head in ("whole copies", "FSDP")[: 2 if devices > 1 else 1]:
         table.add_column(head if devices > 1 else "size", justify="right")
     for need in needs:
-        table.add_row(need.what, need.when, *(_bytes(s) for s in (need.whole, need.sharded)[: 2 if devices > 1 else 1]))
+        sizes = (need.whole, need.sharded)[: 2 if devices > 1 else 1]
+        table.add_row(need.what, need.when, *map(_bytes, sizes))
     table.add_section()
     table.add_row("peak", "", *(_bytes(peak(needs, s)) for s in (False, True)[: 2 if devices > 1 else 1]))
     console.print(table)
     if rates is None:
-        console.print(f"no time: there is no GPU here to measure. Name a measured machine (--plan.machine), or run this "
-                      f"on the machine itself with --plan.gpus {devices} --plan.save-rates FILE.", soft_wrap=True)
+        console.print("no time: there is no GPU here to measure. Name a measured machine (--plan.machine), or run this "
+                      f"on that machine with --plan.gpus {devices} --plan.save-rates FILE.", soft_wrap=True)
         return
     table = Table(title="time of a step", title_justify="left")
     for head in ("phase", "seconds", "share", "TFLOP on each device"):
@@ -117,9 +118,9 @@ def _show(config: PlanConfig, shape: Shape, rates: Rates | None, needs: list[Nee
     bound = any(p.bound and p.flops for p in phases)
     table.add_row("step", f"{'≥ ' if bound else ''}{total:.2f}", "", f"{sum(p.flops for p in phases) / 1e12:.3g}")
     console.print(table)
-    console.print(f"rates: {rates.source}; products {rates.matmul / 1e9:,.0f} GFLOP/s in {rates.precision}, weights read "
-                  f"at {rates.bandwidth / 1e9:,.1f} GB/s. Traffic between devices is not counted.", soft_wrap=True,
-                  markup=False)
+    reads = f", weights read at {rates.bandwidth / 1e9:,.1f} GB/s" if rates.bandwidth else ""
+    console.print(f"rates: {rates.source}; products {rates.matmul / 1e9:,.0f} GFLOP/s in {rates.precision}{reads}. "
+                  "Traffic between devices is not counted.", soft_wrap=True, markup=False)
     if bound:
         console.print("≥: rates are missing that would make it longer (--plan.save-rates on that machine measures "
                       "them).", soft_wrap=True)

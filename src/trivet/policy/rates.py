@@ -13,13 +13,16 @@ from typing import Any
 import psutil
 import torch
 
+from trivet.artifacts import Message, Prompt
 from trivet.config import LoRA
+from trivet.generate.base import Generated
 from trivet.generate.config import Sampling
 from trivet.generate.torch_engine import TorchEngine
 from trivet.ledger import machine
 from trivet.models import lora
-from trivet.models.output_layer import backbone
+from trivet.models.packed import bears_packing, packed_states
 from trivet.policy.plan import Rates, Shape
+from trivet.policy.rollout import make_rollout, micro_batch
 from trivet.policy.vocabulary import linear_logps
 from trivet.training.device import Compute
 
@@ -98,9 +101,11 @@ def _model(shape: Shape, layers: int, dtype: torch.dtype, device: str) -> Any:
     config = LlamaConfig(
         hidden_size=shape.hidden, intermediate_size=shape.intermediate, num_hidden_layers=layers,
         num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.head_dim, vocab_size=WORDS,
-        max_position_embeddings=2**17, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+        max_position_embeddings=2**17, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None,
+        pad_token_id=None)
     with torch.device(device):
-        return LlamaForCausalLM(config).to(dtype).eval()
+        model: Any = LlamaForCausalLM(config)
+    return model.to(dtype).eval()
 
 
 def _passes(shape: Shape, compute: Compute, adapters: LoRA | None, micro: int, length: int,
@@ -117,17 +122,20 @@ def _passes(shape: Shape, compute: Compute, adapters: LoRA | None, micro: int, l
             if "lora_" in name:
                 parameter.data = parameter.data.float()
         low_rank = shape.adapter(every)
-    ids = torch.arange(micro * length, device=compute.device).view(micro, length) % WORDS
-    mask = torch.ones_like(ids)
-    mask[0, 0] = 0  # a padded place, as in a step: without one, attention would take another kernel
+    asked = [Prompt(id=str(i), messages=[Message(role="user", content="?")]) for i in range(micro)]
+    ids = [[(7 * i + k) % WORDS for k in range(length)] for i in range(micro)]  # no two prompts are one
+    rollout = make_rollout(asked, [row[:-1] for row in ids], [Generated((row[-1],), (0.0,), False) for row in ids],
+                           [""] * micro)
+    packed = micro_batch(rollout, range(micro), 0, compute.device).packed
 
     def forward() -> Any:
-        return backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return packed_states(model, packed.ids, packed.position_ids, packed.lines)
 
     def both() -> None:
         forward().float().sum().backward()
         model.zero_grad(set_to_none=True)
 
+    bears_packing(model)  # found out before it is timed
     tokens, attention = micro * length * 2, 4 * shape.query * length
     ahead = tokens * (2 * shape.matrices + attention + 2 * low_rank)
     back = tokens * (2 * shape.matrices * (1 if adapters else 2) + 2.5 * attention + 4 * low_rank)
@@ -173,5 +181,5 @@ def _head(hidden_size: int, vocabulary: int, compute: Compute, full: bool, token
     def work() -> None:
         linear_logps(hidden, layer, chosen, 0.7, entropy=True)[0].sum().backward()
 
-    flops = (4 if full else 3) * 2 * tokens * hidden_size * vocabulary
+    flops = (4 if full else 2) * 2 * tokens * hidden_size * vocabulary
     return flops / _seconds(work, compute.device) / matmul
