@@ -44,7 +44,7 @@ from trivet.evaluate.catalogue import SUITES
 Row = dict[str, Any]
 NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
                "timing.jsonl", "evaluation.jsonl", "evaluations", "rollouts", "checkpoints", "evidence.jsonl",
-               "answers", "scores", "speed.jsonl", "base", "judge", "grader"}
+               "answers", "scores", "speed.jsonl", "base", "judge", "grader", "reference.safetensors"}
 """What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a model's answers and what was
 said of them."""
 
@@ -63,6 +63,11 @@ class Shared:
     def tiny(self) -> Path:
         """A random causal model with a context of 256 tokens."""
         return build_tiny(self.folder / "tiny")
+
+    @cached_property
+    def other(self) -> Path:
+        """One of the same form with other weights."""
+        return build_tiny(self.folder / "other", seed=5)
 
     @cached_property
     def gpt2(self) -> Path:
@@ -196,6 +201,10 @@ class Place:
         return ["--preferences", self.pairs, "--model", self.tiny, *FAST, "--calibration.answers", "2",
                 "--calibration.sampling.max-new-tokens", "4", *more]
 
+    def dpo(self, *more: str) -> list[str]:
+        """`trivet dpo` on good data, briefly."""
+        return ["--preferences", self.pairs, "--model", self.tiny, *FAST, *more]
+
     def ppo(self, reward: str, *more: str) -> list[str]:
         """`trivet ppo` on good data, briefly."""
         return ["--prompts", self.prompts, "--model", self.tiny, "--reward", reward, "--no-check", "--rollout", "4",
@@ -325,6 +334,7 @@ READERS: dict[str, tuple[str, Row, Callable[[Place], list[str]]]] = {
     "pairs": ("--input", ranking(), lambda p: []),
     "sft": ("--data", {"prompt": "Say red.", "completion": "red"}, lambda p: ["--model", p.tiny]),
     "reward": ("--preferences", pair(), lambda p: ["--model", p.tiny]),
+    "dpo": ("--preferences", pair(), lambda p: ["--model", p.tiny]),
     "score": ("--completions", answered(), lambda p: ["--reward", p.tiny]),
     "ppo": ("--prompts", PROMPTS[0], lambda p: ["--model", p.tiny, "--reward", "trivet.judge.maths:exact_answer"]),
 }
@@ -790,6 +800,19 @@ MODELS = [
          lambda p: p.ppo("trivet.judge.maths:exact_answer", "--rollout", "4", "--answers", "3"), "do not divide"),
     Case("ppo", "a prompt baseline of one answer",
          lambda p: p.ppo("trivet.judge.maths:exact_answer", "--prompt-baseline"), "needs two answers"),
+    Case("dpo", "prompts in place of pairs", lambda p: p.dpo("--preferences", p.prompts), "chosen"),
+    Case("dpo", "held-out pairs among the training pairs", lambda p: p.dpo("--heldout", p.pairs), "begin with a turn"),
+    Case("dpo", "an unknown loss", lambda p: p.dpo("--loss", "hinge"), "loss"),
+    Case("dpo", "beta 0", lambda p: p.dpo("--beta", "0"), "field 'beta'"),
+    Case("dpo", "half of the labels wrong", lambda p: p.dpo("--label-smoothing", "0.5"), "field 'label_smoothing'"),
+    Case("dpo", "a merge of what is whole", lambda p: p.dpo("--tune", "full", "--merge"), "a whole model already"),
+    Case("dpo", "pairs that are all too long", lambda p: p.dpo("--max-length", "8"), "raise --max-length",
+         untrained=True),
+    Case("dpo", "a model that is not there", lambda p: p.dpo("--model", "no/such/folder"), "no/such/folder"),
+    Case("dpo", "an adapter to start from", lambda p: p.dpo("--model", str(p.shared.policy)), "not an adapter"),
+    Case("dpo", "a rate at which training bursts",
+         lambda p: p.dpo("--optimizer.lr", "10", "--optimizer.max-grad-norm", "1e30", "--epochs", "30", "--loss", "ipo",
+                         "--beta", "1e-4"), "lower the learning rate"),
     Case("ppo", "earlier data that is not there",
          lambda p: p.ppo("trivet.judge.maths:exact_answer", "--ptx.data", "nowhere.jsonl"), "no such file"),
     Case("ppo", "earlier data of an unknown form",
@@ -953,6 +976,67 @@ def _no_pypi(p: Place, *arguments: str, cache: str | None = None) -> list[str]:
     p.environment |= {"TRIVET_CACHE": cache or str(p.folder / "cache"), "PIP_INDEX_URL": p.nobody(),
                       "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
     return list(arguments)
+
+
+# --- rollouts by a server ------------------------------------------------------------------------------------
+
+
+def _by_server(make: Callable[[Place], str], *more: str) -> Callable[[Place], list[str]]:
+    """`trivet ppo` whose rollouts the server at this address draws."""
+    return lambda p: p.ppo("trivet.judge.maths:exact_answer", "--generate", "vllm", "--url", make(p), *more)
+
+
+def _stand_in(other: bool = False, **how: Any) -> Callable[[Place], str]:
+    """A server that speaks vLLM's protocol from the tiny model, or from another one; its address."""
+
+    def start(p: Place) -> str:
+        from vllm_stand_in import StandIn
+
+        return p.stack.enter_context(StandIn(p.shared.other if other else p.shared.tiny, **how)).url
+
+    return start
+
+
+_MODELS = '{"data": [{"id": "m", "root": "m", "parent": null, "max_model_len": 256}]}'
+
+SERVERS = [
+    Case("ppo", "rollouts by a server, and no address",
+         lambda p: p.ppo("rewards:none", "--generate", "vllm"), "need the address of a running server"),
+    Case("ppo", "a server's address for rollouts in this process",
+         lambda p: p.ppo("rewards:none", "--url", "http://127.0.0.1:1"), "set generate: vllm, or leave it out"),
+    Case("ppo", "an engine that there is not",
+         lambda p: p.ppo("rewards:none", "--generate", "sglang"), "trivet ppo --help"),
+    Case("ppo", "no prompt in flight",
+         _by_server(lambda p: p.nobody(), "--vllm.in-flight", "0"), "field 'vllm.in_flight'"),
+    Case("ppo", "importance weights truncated below 1",
+         _by_server(lambda p: p.nobody(), "--vllm.cap", "0.5"), "field 'vllm.cap'"),
+    Case("ppo", "a vLLM address without http", _by_server(lambda p: "localhost:8000"), "is no address"),
+    Case("ppo", "a vLLM address with a port that is none", _by_server(lambda p: "http://localhost:port"), "no address"),
+    Case("ppo", "a vLLM server that is not there", _by_server(lambda p: p.nobody()), "does not answer (no connection"),
+    Case("ppo", "a vLLM server that is silent", _by_server(lambda p: p.silent()), "does not answer (no answer in"),
+    Case("ppo", "a vLLM server that fails", _by_server(lambda p: p.serve(500, "oops")), "status 500: oops"),
+    Case("ppo", "a vLLM server that wants a key", _by_server(lambda p: p.serve(401, "who?")), "VLLM_API_KEY"),
+    Case("ppo", "a vLLM address of something else", _by_server(lambda p: p.serve(404, "nothing here")),
+         "without a path behind it"),
+    Case("ppo", "a vLLM address of a web page", _by_server(lambda p: p.serve(200, "<html>")), "as vLLM does"),
+    Case("ppo", "a vLLM server of no model", _by_server(lambda p: p.serve(200, '{"data": []}')), "as vLLM does"),
+    Case("ppo", "a vLLM server that says anything to everything", _by_server(lambda p: p.serve(200, _MODELS)),
+         "answers a completion with something else"),
+    Case("ppo", "a vLLM server that takes no adapters", _by_server(_stand_in(runtime=False)),
+         "VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
+    Case("ppo", "a vLLM server without LoRA", _by_server(_stand_in(lora=False)), "--enable-lora"),
+    Case("ppo", "a rank that the vLLM server does not take", _by_server(_stand_in(max_rank=8)), "--max-lora-rank 16"),
+    Case("ppo", "a vLLM server of other weights", _by_server(_stand_in(other=True)), "serves other weights"),
+    Case("ppo", "a vLLM server of other weights elsewhere", _by_server(_stand_in(other=True, root="org/m")),
+         "serves another model than"),
+    Case("ppo", "a vLLM server with raw log-probabilities", _by_server(_stand_in(processed=False)),
+         "--logprobs-mode processed_logprobs"),
+    Case("ppo", "a vLLM server with a short context", _by_server(_stand_in(context=8)), "--max-model-len"),
+    Case("ppo", "adapters that the vLLM server does not see", _by_server(_stand_in(), "--vllm.seen-as", "/elsewhere"),
+         "vllm.seen_as"),
+    Case("ppo", "all weights to a vLLM server that can't reload", _by_server(_stand_in(), "--tune", "full"),
+         "VLLM_SERVER_DEV_MODE=1"),
+]
 
 
 # --- rewards ------------------------------------------------------------------------------------------------
@@ -1461,7 +1545,7 @@ EVALUATIONS = [
 ]
 
 
-CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *PLACES, *RECIPES, *LEDGER, *EVALUATIONS]
+CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *EVALUATIONS]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 
@@ -1561,11 +1645,12 @@ def _in_process(case: Case, arguments: list[str], place: Place) -> tuple[int | N
     out, err = io.StringIO(), io.StringIO()
     # an endpoint that is down is tried again for 7.5 s; here without the waiting
     waits = mock.patch("trivet.judge.rewards.time.sleep", lambda seconds: None)
+    looks = mock.patch("trivet.generate.vllm_server.LOOK_SECONDS", 1.0)  # likewise for a server that is silent
     with mock.patch.dict(os.environ, place.environment), _limited(case.largest), \
             contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             if case.command == "ppo":
-                with waits:
+                with waits, looks:
                     trivet(arguments)
             else:
                 trivet(arguments)
