@@ -213,7 +213,7 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
     seed_all(config.seed)
     train = read_rows(config.preferences, Preference)
     heldout = read_rows(config.heldout, Preference) if config.heldout else []
-    _refuse_overlap(train, heldout, config)
+    refuse_overlap(train, heldout, config.heldout)
     source = resolve(config.model)
     if source.is_adapter:
         raise TrivetError("the trunk of a reward model must be a whole model, not an adapter", field="model",
@@ -282,13 +282,14 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
         reference_mean=calibration.mean, reference_std=calibration.std, **figures)
 
 
-def _refuse_overlap(train: list[Preference], heldout: list[Preference], config: RewardConfig) -> None:
+def refuse_overlap(train: list[Preference], heldout: list[Preference], file: Path | None) -> None:
+    """Raise TrivetError where held-out pairs, of `file`, begin with a turn that training pairs begin with."""
     seen = {first_turn(r.prompt).strip() for r in train}
     shared = [r.id for r in heldout if first_turn(r.prompt).strip() in seen]
     if shared:
         raise TrivetError(
             f"{len(shared)} held-out pairs begin with a turn that training pairs begin with, too "
-            f"(the first: {shared[0]!r})", file=config.heldout, field="prompt",
+            f"(the first: {shared[0]!r})", file=file, field="prompt",
             mend="split by prompt: `trivet pairs --heldout 0.2` does")
 
 
