@@ -32,6 +32,7 @@ from torch import nn
 
 import peers
 from common import load_average, options, report
+from reward_training import median
 from trivet.artifacts import Message
 from trivet.config import EMBEDDED, Device
 from trivet.data.chat import ensure_template, prompt_ids
@@ -39,7 +40,6 @@ from trivet.errors import TrivetError
 from trivet.generate.config import Sampling
 from trivet.generate.decoding import shared_prefix
 from trivet.generate.torch_engine import TorchEngine
-from trivet.intervals import bootstrap_mean
 from trivet.models.source import ModelSource, load_causal_lm, load_tokenizer, resolve
 from trivet.training.device import prepare
 
@@ -197,11 +197,9 @@ def _wait(model: Any) -> None:
         torch.cuda.synchronize()
 
 
-def ratio(theirs: Sequence[float], ours: Sequence[float], seed: int) -> dict[str, float]:
-    """The median of the rounds' ratios; the interval is that of their mean, by bootstrap over rounds."""
-    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
-    found = bootstrap_mean(ratios, [str(i) for i in range(len(ratios))], seed=seed).as_dict()
-    return {**found, "value": statistics.median(ratios)}
+def ratio(theirs: Sequence[float], ours: Sequence[float], seed: int) -> dict[str, float | int | None]:
+    """The median of the rounds' ratios, with its bootstrap interval over rounds."""
+    return median([a / b for a, b in zip(theirs, ours, strict=True)], seed).as_dict()
 
 
 def figures(chosen: argparse.Namespace) -> dict[str, Any]:

@@ -50,8 +50,8 @@ class StaticDecoding:
         rows = torch.arange(len(prompts), device=device)
         cache = DynamicCache(config=self.model.config)
         if skip:
-            for layer, states in enumerate(self._shared_layers):
-                cache.update(*(x.expand(len(prompts), -1, -1, -1) for x in states), layer)
+            for layer, (keys, values) in enumerate(self._shared_layers):
+                cache.update(keys.expand(len(prompts), -1, -1, -1), values.expand(len(prompts), -1, -1, -1), layer)
         output = plain_output_layer(self.model)
         if output is not None:
             out = backbone(self.model)(input_ids=ids, past_key_values=cache, use_cache=True)

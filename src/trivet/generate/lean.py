@@ -114,7 +114,7 @@ def _norm(module: Any) -> Callable[[Tensor], Tensor]:
 
 def _product(module: Any) -> Product:
     """W·X of a linear layer, and of one with LoRA adapters that are at work."""
-    adapters: list[tuple[Tensor, Tensor, float]] = []
+    adapters: list[tuple[Any, Any, float]] = []
     if type(module) is not nn.Linear:
         from peft.tuners.lora import Linear
 
