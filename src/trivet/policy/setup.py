@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trivet.artifacts import Prompt, first_turn, is_held_out, read_rows
 from trivet.data.chat import context_length, ensure_template, prompt_ids, require_room, stop_token_ids
@@ -22,6 +22,9 @@ from trivet.policy.config import PPOConfig
 from trivet.policy.ptx import EarlierData, earlier_data
 from trivet.policy.state import RewardScale
 from trivet.training.device import Compute
+
+if TYPE_CHECKING:
+    from trivet.policy.behaviour import RemotePolicy
 
 
 @dataclass
@@ -43,6 +46,8 @@ class Setup:
     scale: RewardScale | None
     """Fixed by the reward model's calibration, or None: the first rollout fits it."""
     compute: Compute
+    remote: RemotePolicy | None = None
+    """Draws the rollouts in the policy's place, where a server does (policy/behaviour.py)."""
 
     def engine(self, model: Any, progress: Callable[[int], None] | None = None) -> TorchEngine:
         """The in-process engine on whatever role `model` acts as."""
