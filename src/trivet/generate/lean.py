@@ -106,7 +106,7 @@ def _norm(module: Any) -> Callable[[Tensor], Tensor]:
 
     def norm(columns: Tensor) -> Tensor:
         wide = columns.float()
-        scale = torch.linalg.vector_norm(wide, dim=0).square_().div_(len(columns)).add_(epsilon).rsqrt_()
+        scale = (wide * wide).mean(0).add_(epsilon).rsqrt_()
         return (wide * scale).to(columns.dtype).mul_(weight)
 
     return norm
