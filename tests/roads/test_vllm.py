@@ -20,7 +20,7 @@ from trivet.generate.torch_engine import TorchEngine
 from trivet.generate.vllm_engine import VLLMEngine
 from trivet.generate.vllm_server import Server
 from trivet.models.roles import SharedTrunk
-from trivet.models.source import load_tokenizer, resolve
+from trivet.models.source import load_causal_lm, load_tokenizer, resolve
 from trivet.policy.config import PPOConfig
 from trivet.stages import STAGES, run_stage
 from vllm_server import FOR_ROLLOUTS, VLLMServer, vllm_server
@@ -148,11 +148,34 @@ def by_name(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 
-def test_ppo_of_all_weights_through_reloads(running, tmp_path, by_name) -> None:
-    """Last of those that share the server: it is left with the policy's weights."""
-    ppo(tmp_path, running.url, tune="full", optimizer={"lr": 1e-5})
-    rows = [json.loads(x) for x in (tmp_path / "ppo" / "metrics.jsonl").read_text().splitlines()]
-    assert len(rows) == 2 and all(r["mismatch"] < 2e-3 for r in rows) and rows[1]["kl"] != 0
+def test_all_weights_but_the_embeddings_can_be_reloaded(running, trunk, tmp_path, by_name) -> None:
+    """Last of those that share the server: it is left with other weights.
+
+    vLLM 0.32's CPU build keeps the old output layer where it is tied to the embeddings (0.14 nats a token were measured
+    when those had moved by 3%). When this changes, `require_reloadable` in policy/behaviour.py can go.
+    """
+    role, _ = here(trunk)
+    with role as model:
+        assert model.config.tie_word_embeddings
+    other = load_causal_lm(trunk[0].base, torch.float32, "cpu")
+    torch.manual_seed(0)
+    server, (_, tokenizer, stops) = Server(running.url, VLLM()), trunk[:3]
+    server.require_reload()
+    for moved, low, high in (("mlp", 0.0, 1e-3), ("embed_tokens", 0.02, 2.0)):
+        with torch.no_grad():
+            for name, parameter in other.named_parameters():
+                if moved in name:
+                    parameter.add_(torch.randn_like(parameter) * parameter.std() * 0.03)
+        other.save_pretrained(tmp_path / moved)
+        tokenizer.save_pretrained(tmp_path / moved)
+        server.reload(str(tmp_path / moved))
+        drawn = of(running, server.card().model, stops).generate(
+            trunk[3], Sampling(temperature=0.7, max_new_tokens=16), n=1, seeds=list(range(8)))
+        answers = [group[0] for group in drawn]
+        ours = TorchEngine(other, tokenizer.pad_token_id, stops).score(trunk[3], [a.token_ids for a in answers], 0.7)
+        assert low <= distance([a.logps for a in answers], ours) <= high, moved
+    with pytest.raises(TrivetError, match="tune=lora"):
+        ppo(tmp_path, running.url, tune="full")
 
 
 def test_ppo_whose_server_dies_in_a_rollout_and_comes_back(trunk, tmp_path, by_name, monkeypatch, capsys) -> None:
