@@ -93,9 +93,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
     seed_all(config.seed)
     setup = prepare_models(config, compute, run.meter.count)
     optimizer = make_optimizer(setup.roles, config)
-    if run.writes:
-        checkpoints.tidy(run.path("checkpoints"))
-    start = checkpoints.latest(run.path("checkpoints"))
+    start = checkpoints.begin(run.path("checkpoints"))
     run.cut("metrics", resumed_offset(start, compute.threads))
     run.cut("evaluation", checkpoints.facts(start)["evaluation_offset"] if start else 0)
     if start is not None:
@@ -138,7 +136,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
             # a budget of seconds is looked at by every rank, and must end them all
             state = replace(state, seconds=here().largest(state.seconds + time.monotonic() - began))
             interrupted = here().any(interruption.requested)
-            if run.writes and (last or interrupted or state.step % config.checkpoint.every == 0):
+            if last or interrupted or state.step % config.checkpoint.every == 0:
                 states.save(run, state, setup.roles, optimizer, config.checkpoint.keep, compute.threads)
             if interrupted and not last:
                 raise KeyboardInterrupt

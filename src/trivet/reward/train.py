@@ -40,8 +40,10 @@ from trivet.reward.config import RewardConfig
 from trivet.reward.evaluate import Evaluation, evaluate_pairs
 from trivet.reward.loss import bradley_terry_loss, centering_loss, davidson_loss
 from trivet.runs import Run, Summary
+from trivet.training import shard
 from trivet.training.device import Compute, prepare, seed_all
 from trivet.training.progress import bar
+from trivet.training.ranks import here
 from trivet.training.trainer import fit
 
 
@@ -218,9 +220,13 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
     if source.is_adapter:
         raise TrivetError("the trunk of a reward model must be a whole model, not an adapter", field="model",
                           file=source.folder, mend="name the adapter's base model")
-    model, tokenizer = trainable_reward_model(
-        source, compute.trunk, compute.device, config.lora if config.tune == "lora" else None,
-        head_only=config.tune == "head")
+
+    def build() -> tuple[Any, Any]:
+        return trainable_reward_model(source, compute.trunk, compute.device,
+                                      config.lora if config.tune == "lora" else None,
+                                      head_only=config.tune == "head")
+
+    model, tokenizer = build()
     context = context_length(plain(model))
     data, left_out = elements(train, tokenizer, config.max_length, context, config.preferences)
     # what follows the training is looked at before it
@@ -256,21 +262,26 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
             with known:
                 parts.append(packed_scores(decoder, head, chunk, config.pool))
         scores = torch.cat(parts)
+        idle = _idle_passes(module, batch["chunks"], config) if spread else 0.0
         weight = batch["weight"].sum()
         with torch.no_grad():
             diff = scores[batch["chosen"]] - scores[batch["rejected"]]
             right = ((diff > 0).float() + 0.5 * (diff == 0).float()) * batch["weight"]
-        return pair_loss(scores, batch, config, log_nu) * weight, {"accuracy": float(right.sum())}
+        return pair_loss(scores, batch, config, log_nu) * weight + idle, {"accuracy": float(right.sum())}
 
+    spread = shard.wanted(config.device, compute.device)
     steps = fit(
         what="reward model", run=run, model=model, data=data,
         collate=lambda b: collate(b, tokenizer.pad_token_id, dtype), loss_sum=loss_sum,
         items=lambda b: float(b["weight"].sum()), epochs=config.epochs, batch=config.batch,
         micro_batch=config.micro_batch, optimizer=config.optimizer, checkpoint=config.checkpoint,
-        compute=compute, seed=config.seed, report_to=config.report_to)
+        compute=compute, seed=config.seed, report_to=config.report_to, spread=spread)
     del data
     gc.collect()  # the Trainer holds the kept states in a cycle; the memory is needed for what follows
     run.meter.count("trained", round(tokens * config.epochs))
+    model = shard.rebuilt(model, lambda: build()[0])
+    if not run.writes:
+        return RewardSummary.of_rank_0()
     scorer = as_scorer(model, tokenizer, source, config.pool)
     evaluation = _evaluate(scorer, heldout, config, run) if heldout else None
     calibration, facts = _calibrate(scorer, train, reference, config, source, compute, run)
@@ -280,6 +291,14 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
     return RewardSummary(
         steps=steps, train_pairs=len(train) - left_out, train_prompts=prompts, left_out_too_long=left_out,
         reference_mean=calibration.mean, reference_std=calibration.std, **figures)
+
+
+def _idle_passes(model: Any, chunks: list[dict[str, torch.Tensor]], config: RewardConfig) -> torch.Tensor:
+    """Passes that count for nothing, as many as the rank with most chunks makes more: each sends for weights."""
+    missing = int(here().largest(len(chunks))) - len(chunks)
+    passes = [packed_scores(backbone(plain(model)), head_of(model), chunks[0], config.pool).sum() * 0.0
+              for _ in range(missing)]
+    return torch.stack(passes).sum() if passes else torch.zeros((), device=plain(model).device)
 
 
 def _refuse_overlap(train: list[Preference], heldout: list[Preference], config: RewardConfig) -> None:
