@@ -63,7 +63,8 @@ def fixtures(folder: Path) -> dict[str, list[str]]:
                 "--lora.last-layers", "1", "--answers", "2", "--prompt-baseline"],
         "grpo": ["ppo", "--prompts", prompts, *common, "--reward", "rewards:vowels", "--no-check", "--stop.steps", "14",
                  "--rollout", "8", "--micro-batch", "4", "--sampling.max-new-tokens", "10", "--evaluation.every", "4",
-                 "--optimizer.lr", "1e-2", "--advantage", "grpo", "--answers", "4"],
+                 "--optimizer.lr", "1e-2", "--advantage", "grpo", "--answers", "4",
+                 "--ptx.data", chats, "--ptx.batch", "3", "--ptx.max-length", "128"],
     }
 
 

@@ -1,4 +1,4 @@
-"""Answers to learn from, in the field's forms, and rows of several conversations packed together."""
+"""Answers to learn from, in the field's forms, plain text, and rows of several conversations packed together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trivet.artifacts import Message, json_lines
+from trivet.artifacts import Message, json_lines, read_error
 from trivet.data.chat import conversation_ids
 from trivet.errors import TrivetError
 
@@ -66,8 +66,8 @@ def _messages(row: dict[str, Any]) -> list[Message] | None:
     return None
 
 
-def tokenize(rows: Sequence[tuple[int, list[Message]]], tokenizer: Any, max_length: int,
-             path: Path) -> list[Example]:
+def tokenize(rows: Sequence[tuple[int, list[Message]]], tokenizer: Any, max_length: int, path: Path, *,
+             setting: str = "max-length") -> list[Example]:
     """Conversations as examples. Raises TrivetError naming the line of one that is too long."""
     found = []
     for line, messages in rows:
@@ -80,9 +80,44 @@ def tokenize(rows: Sequence[tuple[int, list[Message]]], tokenizer: Any, max_leng
             raise TrivetError(error.what, file=path, line=line, field=error.field, mend=error.mend) from error
         if len(ids) > max_length:
             raise TrivetError(f"this conversation has {len(ids)} tokens, more than {max_length}", file=path,
-                              line=line, field="messages", mend="shorten it, or raise --max-length")
+                              line=line, field="messages", mend=f"shorten it, or raise --{setting}")
         found.append(Example(tuple(ids), tuple(written)))
     return found
+
+
+def read_examples(path: Path, tokenizer: Any, max_length: int, *, setting: str) -> list[Example]:
+    """Examples of a file of conversations in any of the known forms, or of plain text.
+
+    Plain text is a file `….txt`, one text in all, or JSON Lines with `text`; each text is closed by the end token, cut
+    into pieces of `max_length` tokens, and every token of it is to learn. Raises TrivetError naming file and line.
+    """
+    if path.suffix == ".txt":
+        texts = [(1, _plain_text(path))]
+    else:
+        texts = [(line, row["text"]) for line, row in json_lines(path) if "text" in row]
+    if not texts:
+        return tokenize(read_conversations(path), tokenizer, max_length, path, setting=setting)
+    if path.suffix != ".txt" and len(texts) < sum(1 for _ in json_lines(path)):
+        raise TrivetError("some rows hold `text`, others do not", file=path, expected=f"`text` in all, or {FORMS}",
+                          mend="keep the forms in files apart")
+    found: list[Example] = []
+    for line, text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise TrivetError("there is no text", file=path, line=line, field="text", mend="delete this row")
+        ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+        pieces = [tuple(ids[k : k + max_length]) for k in range(0, len(ids), max_length)]
+        found += [Example(p, (True,) * len(p)) for p in pieces if len(p) > 1]  # of one token nothing is learned
+    return found
+
+
+def _plain_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise TrivetError("this is not UTF-8 text", file=path,
+                          mend="convert it: iconv -f WINDOWS-1252 -t UTF-8 IN > OUT") from None
+    except (OSError, ValueError) as error:
+        raise read_error(error, path) from None
 
 
 def pack_rows(examples: Sequence[Example], max_length: int) -> list[list[Example]]:

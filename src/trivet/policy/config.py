@@ -119,6 +119,20 @@ class KLConfig(Part):
         return self.estimator or ("k2" if self.where == "loss" else "k1")
 
 
+class PTX(Part):
+    """PPO-ptx: some of the loss on earlier data in every update, against forgetting (Ouyang et al. 2022)."""
+
+    data: Path | None = None
+    """Answers in the forms that `sft` reads, or plain text: a .txt file, or JSON Lines with `text`. Default: none."""
+    coef: float = Field(0.1, ge=0)
+    """Weight of its mean loss a token beside the policy's; 0: as if there were no data."""
+    batch: int = Field(8, ge=1)
+    """Rows an optimizer step."""
+    max_length: int | None = Field(None, ge=8)
+    """Tokens of a row at most. A longer conversation is an error, a longer text is cut into pieces. Default: 512, or
+    the model's context where that is less."""
+
+
 class StopConfig(Part):
     """The run ends with the first criterion met; the log names it (`stop=…`)."""
 
@@ -165,7 +179,7 @@ class PPOConfig(StageConfig):
     """Proximal policy optimization against a reward, with KL to the frozen reference."""
 
     input_fields: ClassVar[tuple[str, ...]] = (
-        "prompts", "model", "reward", "evaluation.prompts", "evaluation.reward")
+        "prompts", "model", "reward", "ptx.data", "evaluation.prompts", "evaluation.reward")
     not_in_fingerprint: ClassVar[tuple[str, ...]] = (
         "out", "overwrite", "report_to", "checkpoint", "force", "score_tokens")
 
@@ -222,6 +236,8 @@ class PPOConfig(StageConfig):
     """GAE's λ; the other estimators have none."""
     kl: KLConfig = KLConfig()
     """The leash."""
+    ptx: PTX = PTX()
+    """Earlier data, not to be forgotten."""
     missing_end_penalty: float = Field(1.0, ge=0)
     """Taken from the score of an answer that was cut off (in deviations of reference scores)."""
     normalise: bool = True

@@ -194,7 +194,8 @@ def _step(
     advantages, returns = estimate(config.advantage, rewards, old.values, mask, answers=config.answers,
                                    gamma=config.gamma, lam=config.lam)
     with phase("update"):
-        stats = update(setup.roles, optimizer, minibatches, old, advantages, returns, config, step)
+        stats = update(setup.roles, optimizer, minibatches, old, advantages, returns, config, step,
+                       setup.earlier)
     following = state.next(kl=float(kl.mean()), episodes=len(rollout), tokens=rollout.tokens, seconds=0.0,
                            config=config.kl)
     row = _metrics(rollout, scores, penalised, kl, old, returns, stats, state, following)
@@ -204,7 +205,9 @@ def _step(
     # a prompt is read once for all of its answers
     run.meter.count("prompt", sum(map(len, rollout.prompts[:: config.answers])))
     run.meter.count("generated", rollout.tokens)
-    run.meter.count("trained", rollout.tokens * config.epochs)
+    inner = config.epochs * config.minibatches
+    run.meter.count("trained", rollout.tokens * config.epochs
+                    + (setup.earlier.tokens(state.step * inner, inner) if setup.earlier else 0))
     trackers.log(row, step)
     example = " ".join(rollout.samples[0].completion.split())[:60]
     say(f"reward {row['score']:+.2f}  kl {row['kl']:.2f}  “{example}”")

@@ -19,6 +19,7 @@ from trivet.models.reward_model import reward_on_trunk
 from trivet.models.roles import Roles, SeparateModels, SharedTrunk
 from trivet.models.source import ModelSource, load_tokenizer, resolve, weights_sha256
 from trivet.policy.config import PPOConfig
+from trivet.policy.ptx import EarlierData, earlier_data
 from trivet.policy.state import RewardScale
 from trivet.training.device import Compute
 
@@ -37,6 +38,8 @@ class Setup:
     """Token ids of each prompt, by its id."""
     reward: WeightedReward
     second: Reward | None
+    earlier: EarlierData | None
+    """What is not to be forgotten (PPO-ptx)."""
     scale: RewardScale | None
     """Fixed by the reward model's calibration, or None: the first rollout fits it."""
     compute: Compute
@@ -129,7 +132,8 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
     require_room([len(tokens[p.id]) for p in everything], config.sampling.max_new_tokens, context,
                  file=config.prompts, ids=[p.id for p in everything])
     return Setup(roles, tokenizer, stops, Sampling(**config.sampling.model_dump()), train, heldout, tokens,
-                 reward, second, _known_scale(config, reward, source), compute)
+                 reward, second, earlier_data(config, tokenizer, context, compute.device),
+                 _known_scale(config, reward, source), compute)
 
 
 def _sharing(config: PPOConfig, base: ModelSource, specs: list[str]) -> dict[str, tuple[str, ModelSource]]:

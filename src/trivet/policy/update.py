@@ -13,6 +13,7 @@ from trivet.models.roles import Roles
 from trivet.policy.config import PPOConfig
 from trivet.policy.loss import PolicyStats, kl_loss, policy_loss, value_loss
 from trivet.policy.passes import Evaluated, TokenPass, response_pass, value_pass
+from trivet.policy.ptx import EarlierData, summed_loss
 from trivet.policy.rollout import MicroBatch
 from trivet.training.ranks import here, sum_gradients
 
@@ -31,6 +32,8 @@ class UpdateStats:
     value_loss: float | None = None
     """None, like the next, where the estimator has no critic."""
     value_clip_fraction: float | None = None
+    ptx_loss: float | None = None
+    """Mean loss a token of earlier data, in nats; None without such data."""
 
 
 def make_optimizer(roles: Roles, config: PPOConfig) -> torch.optim.AdamW:
@@ -61,10 +64,12 @@ def lr_factor(step: int, config: PPOConfig) -> float:
 def update(
     roles: Roles, optimizer: torch.optim.Optimizer, minibatches: list[list[MicroBatch]], old: Evaluated,
     advantages: torch.Tensor, returns: torch.Tensor | None, config: PPOConfig, step: int,
+    earlier: EarlierData | None = None,
 ) -> UpdateStats:
     """`config.epochs` passes over the rollout. advantages: [B, R], already scaled over the whole batch; returns:
     [B, R], what the critic is to learn, None where there is none.
 
+    earlier: data whose loss is added to every optimizer step (PPO-ptx).
     minibatches: of each, this rank's micro-batches; gradients and figures are summed over the ranks.
 
     Raises TrivetError where the loss is no finite number.
@@ -74,12 +79,13 @@ def update(
     totals: dict[str, float] = {}
     first: float | None = None
     inner = 0
+    before = (step - 1) * config.epochs * len(minibatches)
     live = old.live
     for epoch in range(config.epochs):
         generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 101 + epoch)
         for index in torch.randperm(len(minibatches), generator=generator).tolist():
             figures, deviation = _minibatch(roles, optimizer, minibatches[index], old, advantages, returns, config,
-                                            live)
+                                            live, earlier, before + inner)
             live = None
             inner += 1
             if first is None:
@@ -92,8 +98,9 @@ def update(
 def _minibatch(
     roles: Roles, optimizer: torch.optim.Optimizer, micros: list[MicroBatch], old: Evaluated,
     advantages: torch.Tensor, returns: torch.Tensor | None, config: PPOConfig, live: TokenPass | None,
+    earlier: EarlierData | None, number: int,
 ) -> tuple[dict[str, float], float]:
-    """One optimizer step: its figures and the largest |ratio - 1|.
+    """Optimizer step `number` of the run: its figures and the largest |ratio - 1|.
 
     Every loss is a sum over tokens by the minibatch's token count, that of all ranks (detail 10).
     """
@@ -140,6 +147,13 @@ def _minibatch(
         figures["policy_loss"] += float(loss.detach())
         figures["entropy"] += float(entropy.detach())
         merged = stats if merged is None else merged.merge(stats)
+    if earlier is not None:
+        figures["ptx_loss"] = 0.0
+        for batch, learned in earlier.parts(number):
+            with roles.model("policy") as model:
+                loss = summed_loss(model, batch) / learned
+                _backward(earlier.coef * loss)
+            figures["ptx_loss"] += float(loss.detach())
     sum_gradients(roles.trainable().values())
     norm = torch.nn.utils.clip_grad_norm_(list(roles.trainable().values()), config.optimizer.max_grad_norm)
     optimizer.step()

@@ -120,7 +120,7 @@ def _ppo_section(stage: StageRun) -> dict[str, Any]:
         ]
     labels = {"clip_fraction": "Clip fraction", "entropy": "Entropy, nats a token", "approx_kl": "KL of the update",
               "value_explained": "Critic: variance explained", "grad_norm": "Gradient norm",
-              "kl_coef": "KL coefficient"}
+              "kl_coef": "KL coefficient", "ptx_loss": "Loss on earlier data (ptx)"}
     small = [plots.draw(f"{name}-{key}", label, plots.small_curve(points),
                         f"Line chart of {label}: {_ends(points, 3)}.")
              for key, label in labels.items() if (points := _pairs(rows, key))
