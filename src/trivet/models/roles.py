@@ -47,8 +47,14 @@ class Roles(Protocol):
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters of policy and critic, by name; float32, the only ones an optimizer sees."""
 
-    def save_policy(self, folder: Path, facts: dict[str, Any]) -> None:
-        """The policy as an artifact: an adapter folder, or a model folder."""
+    def models(self) -> dict[Role, Any]:
+        """The models that roles stand on, each once; one for all where they share a trunk."""
+
+    def save_policy(self, folder: Path, facts: dict[str, Any], state: dict[str, torch.Tensor] | None = None) -> None:
+        """The policy as an artifact: an adapter folder, or a model folder.
+
+        state: the weights of a model that is spread over several processes, put together.
+        """
 
     def plan(self) -> list[str]:
         """Lines that say which role stands where, with the memory of each."""
@@ -179,7 +185,11 @@ class SharedTrunk:
         learned = {id(p) for p in self.trainable().values()}
         return {n: p for n, p in self._peft.named_parameters() if id(p) not in learned}
 
-    def save_policy(self, folder: Path, facts: dict[str, Any]) -> None:
+    def models(self) -> dict[Role, Any]:
+        """See Roles.models."""
+        return {"trunk": self._peft.get_base_model()}
+
+    def save_policy(self, folder: Path, facts: dict[str, Any], state: dict[str, torch.Tensor] | None = None) -> None:
         """See Roles.save_policy."""
         lora.save_adapter(self._peft, "policy", folder, self.base, {"role": "policy", **facts})
 
@@ -240,12 +250,16 @@ class SeparateModels:
         """The reference's weights."""
         return dict(self._models["reference"].named_parameters())
 
-    def save_policy(self, folder: Path, facts: dict[str, Any]) -> None:
+    def models(self) -> dict[Role, Any]:
+        """See Roles.models."""
+        return dict(self._models)
+
+    def save_policy(self, folder: Path, facts: dict[str, Any], state: dict[str, torch.Tensor] | None = None) -> None:
         """See Roles.save_policy. In float32: bfloat16 would round small updates away."""
         from trivet.artifacts import write_json
         from trivet.models.source import load_tokenizer
 
-        self._models["policy"].save_pretrained(folder)
+        self._models["policy"].save_pretrained(folder, state_dict=state)
         load_tokenizer(self.base).save_pretrained(folder)
         write_json(folder / "trivet_model.json", {"schema_version": 1, "from": self.base.name, **facts})
 

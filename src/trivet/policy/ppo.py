@@ -23,7 +23,6 @@ from trivet.data.chat import context_length
 from trivet.evaluate.capability import assess, refuse
 from trivet.evaluate.config import MAX_FAIL
 from trivet.generate.sample import text_of
-from trivet.judge.rewards import call
 from trivet.models.merge import merge_policy
 from trivet.models.source import ModelSource
 from trivet.policy import state as states
@@ -31,14 +30,14 @@ from trivet.policy.advantage import estimate, others_mean, token_rewards
 from trivet.policy.config import PPOConfig
 from trivet.policy.kl import kl_estimate, sequence_kl
 from trivet.policy.passes import Evaluated, evaluate_tokens
-from trivet.policy.rollout import Rollout, batch_indices, layout, make_rollout
+from trivet.policy.rollout import Rollout, batch_indices, layout, make_rollout, share_out
 from trivet.policy.setup import Setup, prepare_models
 from trivet.policy.state import PPOState, RewardScale, fit_scale
 from trivet.policy.stop import StopState, first_met
 from trivet.policy.update import UpdateStats, make_optimizer, update
 from trivet.policy.watch import Watched, compare, evaluate
 from trivet.runs import Run, Summary
-from trivet.training import checkpoints
+from trivet.training import checkpoints, shard
 from trivet.training.device import prepare, seed_all
 from trivet.training.interrupt import graceful
 from trivet.training.progress import bar
@@ -143,9 +142,10 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
     print(f"stop={reason} after {state.step} steps, {state.episodes} answers", flush=True)
     watch(state, config.evaluation.samples)
     trackers.close()
+    whole = shard.full_state(setup.roles.models()["policy"]) if config.tune == "full" else None
     if run.writes:
         with atomic_folder(run.path("policy")) as folder:
-            setup.roles.save_policy(folder, {"stage": "ppo", "steps": state.step, "stop": reason})
+            setup.roles.save_policy(folder, {"stage": "ppo", "steps": state.step, "stop": reason}, whole)
             if config.tune == "lora":
                 setup.tokenizer.save_pretrained(folder)
     run.artifact("policy", run.path("policy"))
@@ -171,13 +171,13 @@ def _step(
     with phase("rollout"):
         rollout = _sample(setup, config, step)
     with phase("scoring"):
-        scores = state.scale(call(setup.reward, rollout.samples, "the reward"))
+        scores = state.scale(setup.scores(setup.reward, rollout.samples, "the reward"))
         penalised = torch.tensor([s - config.missing_end_penalty * (not ended)
                                   for s, ended in zip(scores, rollout.ended, strict=True)])
     minibatches = layout(rollout, config.minibatches, _rows(config), config.seed * 1_000_003 + step,
                          setup.tokenizer.pad_token_id, setup.compute.device)
     whole = sum(map(len, minibatches)) == 1 and here().world == 1
-    minibatches = [here().deal(minibatch) for minibatch in minibatches]
+    minibatches = [share_out(minibatch, setup.spread) for minibatch in minibatches]
     micros = [m for minibatch in minibatches for m in minibatch]
     mask = rollout.mask
     with phase("evaluate"):
@@ -225,7 +225,7 @@ def _sample(setup: Setup, config: PPOConfig, step: int) -> Rollout:
     chosen = [setup.train[i] for i in batch_indices(step, len(setup.train), count, config.seed)]
     tokens = [setup.tokens[p.id] for p in chosen]
     seeds = [(config.seed * 1_000_003 + step) * 100_003 + i for i in range(len(chosen))]
-    with setup.roles.model("policy") as model:
+    with setup.roles.model("policy") as model, shard.whole(model):
         groups = here().gather(setup.engine(model).generate(
             here().deal(tokens), setup.sampling, n=config.answers, seeds=here().deal(seeds)))
     return make_rollout([p for p in chosen for _ in range(config.answers)],
@@ -237,11 +237,11 @@ def _sample(setup: Setup, config: PPOConfig, step: int) -> Rollout:
 def _first_scale(setup: Setup, config: PPOConfig) -> RewardScale:
     """The scale from answers of the untouched policy, which is the reference, to the first prompts."""
     rollout = _sample(setup, config, 1)
-    return fit_scale(call(setup.reward, rollout.samples, "the reward"))
+    return fit_scale(setup.scores(setup.reward, rollout.samples, "the reward"))
 
 
 def _check(setup: Setup, config: PPOConfig) -> None:
-    with setup.roles.model("reference") as model:
+    with setup.roles.model("reference") as model, shard.whole(model):
         found = assess(setup.engine(model), setup.tokenizer, setup.train[:12], setup.sampling, config.seed, MAX_FAIL,
                        context=context_length(model))
     if not found.verdict and not config.force:

@@ -58,9 +58,9 @@ def _spread(*models: nn.Module) -> list[FSDPModule]:
     return [m for model in models for m in model.modules() if isinstance(m, FSDPModule)]
 
 
-def is_spread(model: nn.Module) -> bool:
-    """Whether `shard` has spread this model."""
-    return here().world > 1 and bool(_spread(model))
+def is_spread(models: Iterable[nn.Module]) -> bool:
+    """Whether `shard` has spread these models."""
+    return here().world > 1 and bool(_spread(*models))
 
 
 @contextlib.contextmanager
@@ -88,9 +88,15 @@ def full(tensor: Tensor) -> Tensor:
     return found
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """What of a tensor stands on this rank."""
+    found: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return found
+
+
 def full_state(model: nn.Module) -> dict[str, Tensor] | None:
     """A spread model's whole state on the CPU, for saving, on rank 0 alone; None for a model that is not spread."""
-    if not is_spread(model):
+    if not is_spread([model]):
         return None
     found = {}
     for name, tensor in model.state_dict().items():
@@ -106,7 +112,7 @@ def rebuilt(model: Any, build: Callable[[], Any]) -> Any:
 
     All ranks must come by; only rank 0's is filled.
     """
-    if not is_spread(model):
+    if not is_spread([model]):
         return model
     trained = {n: full(p.detach()).cpu() for n, p in model.named_parameters() if p.requires_grad}
     if not here().main:
