@@ -41,6 +41,7 @@ figures: $(VENV)/.installed
 	  --judge.by runs/figures/demo/second/reward --grader.by smollm2-135m-instruct --out runs/figures/demo/after
 	$(BIN)/trivet ledger runs/figures/demo
 	$(BIN)/python benchmarks/evaluation.py --data "$(DATA)" --json benchmarks/results/evaluation.json
+	$(BIN)/python benchmarks/reward_training.py --json benchmarks/results/reward_training.json
 
 wheel: $(VENV)/.installed
 	rm -rf build dist

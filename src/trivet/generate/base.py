@@ -21,13 +21,13 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Generated:
-    """One answer. token_ids include the stop token where there was one."""
+    """One answer. token_ids include the stop token where there was one, and the tokens of a stop string."""
 
     token_ids: tuple[int, ...]
     logps: tuple[float, ...]
     """Log-probability of each token under the distribution it was drawn from (temperature, top-p, top-k)."""
     ended: bool
-    """A stop token was drawn; False: cut off at max_new_tokens."""
+    """A stop token was drawn or a stop string completed; False: cut off at max_new_tokens."""
 
 
 class Engine(Protocol):

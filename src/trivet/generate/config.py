@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ class Sampling(Part):
     """Keep the K most probable tokens. 0: all."""
     max_new_tokens: int = Field(128, ge=1)
     """An answer longer than this is cut off."""
+    stop: list[Annotated[str, Field(min_length=1)]] = []
+    """Texts that end an answer; its text is cut before them."""
 
 
 class SampleConfig(StageConfig):

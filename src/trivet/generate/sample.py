@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from trivet.artifacts import Completion, Completions, Prompt, json_lines, read_rows, write_rows
 from trivet.data.chat import context_length, ensure_template, prompt_ids, require_room, stop_token_ids
 from trivet.errors import TrivetError
 from trivet.generate.base import Generated
 from trivet.generate.config import SampleConfig, Sampling
+from trivet.generate.stops import cut
 from trivet.generate.torch_engine import TorchEngine
 from trivet.models.source import load_causal_lm, load_tokenizer, resolve
 from trivet.runs import Run, Summary
@@ -28,9 +32,9 @@ class SampleSummary(Summary):
 CHUNK = 64  # prompts between two writes: what an interruption costs at most
 
 
-def text_of(tokenizer: object, generated: Generated) -> str:
-    """An answer's text, without its stop token."""
-    return str(tokenizer.decode(generated.token_ids, skip_special_tokens=True)).strip()  # type: ignore[attr-defined]
+def text_of(tokenizer: Any, generated: Generated, stop: Sequence[str] = ()) -> str:
+    """An answer's text, without its stop token, and up to the first stop string."""
+    return cut(str(tokenizer.decode(generated.token_ids, skip_special_tokens=True)), stop).strip()
 
 
 def prompt_seed(seed: int, prompt_id: str) -> int:
@@ -61,7 +65,7 @@ def run(config: SampleConfig, run: Run) -> SampleSummary:
     with bar("sampling", total) as progress:
         progress(len(done) * config.completions)
         engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer),
-                             batch_size=config.batch_size, progress=progress)
+                             batch_size=config.batch_size, progress=progress, tokenizer=tokenizer)
         for start in range(len(done), len(prompts), CHUNK):
             part = prompts[start : start + CHUNK]
             answers = engine.generate(ids[start : start + CHUNK], config.sampling, n=config.completions,
@@ -90,7 +94,7 @@ def completed(prompt: Prompt, group: list[Generated], tokenizer: object, model: 
     return Completions(
         id=prompt.id, messages=prompt.messages, reference=prompt.reference, tags=prompt.tags,
         completions=[
-            Completion(id=f"{prompt.id}/{j}", text=text_of(tokenizer, g), model=model, ended=g.ended,
+            Completion(id=f"{prompt.id}/{j}", text=text_of(tokenizer, g, sampling.stop), model=model, ended=g.ended,
                        tokens=len(g.token_ids), sampling=sampling.model_dump())
             for j, g in enumerate(group)
         ])

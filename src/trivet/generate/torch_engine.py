@@ -1,13 +1,17 @@
 """The in-process engine: any decoder-only transformers model.
 
-The completions of one prompt share its prefill, finished rows leave the batch, and every row draws from a
-random generator of its own, so that an answer depends on its seed and not on its neighbours (up to the
-arithmetic of another batch width). Weights are the caller's: nothing is copied.
+Batching is continuous: an answer that is finished leaves at once and the next prompt's enters; the completions of
+one prompt share its prefill; keys and values stand in one static cache. Every row draws from a random generator of
+its own, so that an answer depends on its seed and not on its neighbours (up to the arithmetic of another batch
+width). Weights are the caller's: nothing is copied.
+
+A model that does not bear the static cache is decoded in fixed batches on its own cache, and that is said once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,43 +19,14 @@ import torch
 from trivet.errors import TrivetError
 from trivet.generate.base import Capabilities, Generated
 from trivet.generate.config import Sampling
+from trivet.generate.decoding import StaticDecoding, decoding
+from trivet.generate.sampling import draw, row_uniforms, sample, sampling_logps
+from trivet.generate.static_cache import Prefix, SlotCache
+from trivet.generate.stops import StopStrings
 
+__all__ = ["TorchEngine", "draw", "left_padded", "positions", "row_uniforms", "sampling_logps"]
 
-def row_uniforms(seed: int, row: int, count: int) -> torch.Tensor:
-    """`count` uniform numbers in [0, 1), float64, for one answer."""
-    mixed = (seed * 1_000_003 + row * 7_919 + 12_345) % (2**63 - 1)
-    return torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(mixed))
-
-
-def sampling_logps(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Log-probabilities [N, V] that tokens are drawn from: temperature, then top-k, then top-p.
-
-    Temperature 0 puts all mass on the best token.
-    """
-    logits = logits.float()
-    if sampling.temperature == 0:
-        best = torch.full_like(logits, -torch.inf)
-        return best.scatter_(-1, logits.argmax(-1, keepdim=True), 0.0)
-    logps = torch.log_softmax(logits / sampling.temperature, -1)
-    if 0 < sampling.top_k < logps.shape[-1]:
-        least = logps.topk(sampling.top_k, -1).values[..., -1:]
-        logps = torch.log_softmax(logps.masked_fill(logps < least, -torch.inf), -1)
-    if sampling.top_p < 1:
-        ordered, index = logps.sort(-1, descending=True)
-        before = ordered.exp().cumsum(-1) - ordered.exp()  # mass of the tokens ahead of each
-        drop = torch.zeros_like(logps, dtype=torch.bool).scatter_(-1, index, before >= sampling.top_p)
-        logps = torch.log_softmax(logps.masked_fill(drop, -torch.inf), -1)
-    return logps
-
-
-def draw(logps: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """One token [N] from log-probabilities [N, V] by inversion of the distribution function.
-
-    uniform: [N] in [0, 1). Tokens of probability 0 are never drawn.
-    """
-    mass = logps.exp().double().cumsum(-1)
-    target = (uniform.to(mass.device) * mass[:, -1]).unsqueeze(-1)
-    return torch.searchsorted(mass, target, right=True).squeeze(-1).clamp_(max=logps.shape[-1] - 1)
+PREFILL = 1024  # tokens of prompts that are read side by side: products are efficient from some 256 on
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,81 +45,159 @@ def positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
+class _Row:
+    """One answer that is being made."""
+
+    def __init__(self, prompt: int, answer: int, seed: int, limit: int) -> None:
+        self.prompt, self.answer = prompt, answer
+        self.uniforms: list[float] = row_uniforms(seed, answer, limit).tolist()
+        self.tokens: list[int] = []
+        self.logps: list[float] = []
+        self.ended = False
+
+    @property
+    def finished(self) -> bool:
+        return self.ended or len(self.tokens) == len(self.uniforms)
+
+
 class TorchEngine:
     """Generates with a transformers causal model in this process."""
 
     capabilities = Capabilities(logps=True, score=True)
 
     def __init__(self, model: Any, pad: int, stops: frozenset[int], *, batch_size: int = 32,
-                 progress: Callable[[int], None] | None = None) -> None:
-        """pad: a padding id (never used to find masks). stops: tokens that end an answer."""
+                 progress: Callable[[int], None] | None = None, tokenizer: Any = None) -> None:
+        """pad: a padding id (never used to find masks). stops: tokens that end an answer; none: each is as long as
+        its limit. batch_size: rows at work at once. progress: told how many more answers are finished. tokenizer:
+        needed for stop strings only.
+        """
         self.model, self.pad, self.stops = model, pad, stops
-        self.batch_size, self.progress = batch_size, progress
+        self.batch_size, self.progress, self.tokenizer = batch_size, progress, tokenizer
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int, seeds: Sequence[int]
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int, seeds: Sequence[int],
+        limits: Sequence[int] | None = None,
     ) -> list[list[Generated]]:
-        """See Engine.generate. Prompts of like length are generated side by side.
+        """See Engine.generate. limits: for each prompt, in place of sampling.max_new_tokens.
 
-        Raises TrivetError for an empty prompt.
+        Raises TrivetError for an empty prompt, and for stop strings without a tokenizer.
         """
         if any(len(p) == 0 for p in prompts):
             raise TrivetError("a prompt has no tokens", field="messages", mend="give every prompt some text")
-        results: list[list[Generated]] = [[] for _ in prompts]
-        group = max(1, self.batch_size // n)
+        strings = StopStrings(self.tokenizer, sampling.stop)
+        limits = [sampling.max_new_tokens] * len(prompts) if limits is None else limits
+        # prompts of like length stand together: they are read side by side, and rows at work differ little
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-        for start in range(0, len(order), group):
-            chosen = order[start : start + group]
-            answers = self._batch([prompts[i] for i in chosen], sampling, n, [seeds[i] for i in chosen])
-            for k, i in enumerate(chosen):
-                results[i] = answers[k * n : (k + 1) * n]
-            if self.progress is not None:
-                self.progress(len(chosen) * n)
+        rows = [_Row(i, j, seeds[i], limits[i]) for i in order for j in range(n)]
+        longest = max((len(p) + k for p, k in zip(prompts, limits, strict=True)), default=0)
+        road = decoding(self.model, self.pad, longest)
+        finished: Iterator[int]
+        if isinstance(road, str):
+            self._say(road)
+            batches = [rows[k : k + self.batch_size] for k in range(0, len(rows), self.batch_size)]
+            finished = (k for batch in batches for k in self._batch(prompts, batch, sampling, strings))
+        else:
+            finished = self._continuous(road, prompts, rows, sampling, strings)
+        for count in finished:
+            if self.progress is not None and count:
+                self.progress(count)
+        results: list[list[Generated]] = [[] for _ in prompts]
+        for row in rows:
+            results[row.prompt].append(Generated(tuple(row.tokens), tuple(row.logps), row.ended))
         return results
 
-    def _batch(self, prompts: list[Sequence[int]], sampling: Sampling, n: int,
-               seeds: list[int]) -> list[Generated]:
+    def _say(self, reason: str) -> None:
+        said = self.model.__dict__.setdefault("_trivet_said", set())
+        if reason not in said:
+            said.add(reason)
+            print(f"{type(self.model).__name__} is decoded on its own cache, which is slower: {reason}", flush=True)
+
+    def _draw(self, rows: Sequence[_Row], logits: torch.Tensor, sampling: Sampling, strings: StopStrings) -> None:
+        """A token more for each row, from logits [N, V]."""
+        uniform = torch.tensor([r.uniforms[len(r.tokens)] for r in rows], dtype=torch.float64)
+        for row, token, logp in zip(rows, *sample(logits, sampling, uniform), strict=True):
+            row.tokens.append(token)
+            row.logps.append(logp)
+            row.ended = token in self.stops or strings.complete(row.tokens)
+
+    def _continuous(self, road: StaticDecoding, prompts: Sequence[Sequence[int]], rows: Sequence[_Row],
+                    sampling: Sampling, strings: StopStrings) -> Iterator[int]:
+        """Make all rows, at most `batch_size` at once; tells after each step how many were finished in it."""
+        waiting, active = deque(rows), list[_Row]()
+        read: dict[int, Prefix] = {}
+        cache: SlotCache | None = None
+        while waiting or active:
+            entering = [waiting.popleft() for _ in range(min(len(waiting), self.batch_size - len(active)))]
+            for k, row in enumerate(entering):
+                if row.prompt not in read:
+                    read |= self._read(road, prompts, [*entering[k:], *waiting])
+            if entering:
+                self._draw(entering, torch.stack([read[r.prompt].logits for r in entering]), sampling, strings)
+            for row in entering:
+                if not row.finished:
+                    room = read[row.prompt].length + len(row.uniforms)
+                    if cache is None:
+                        cache = SlotCache(read[row.prompt], min(self.batch_size, len(rows)), room)
+                    cache.require(room)
+                    cache.enter(read[row.prompt])
+                    active.append(row)
+            needed = {r.prompt for r in waiting}
+            read = {i: prefix for i, prefix in read.items() if i in needed}
+            yield sum(r.finished for r in entering)
+            if not active or cache is None:
+                continue
+            logits = road.step(cache, [r.tokens[-1] for r in active])
+            self._draw(active, logits, sampling, strings)
+            finished = [k for k, r in enumerate(active) if r.finished]
+            for k in reversed(finished):
+                cache.leave(k)
+                active[k] = active[-1]
+                active.pop()
+            yield len(finished)
+
+    def _read(self, road: StaticDecoding, prompts: Sequence[Sequence[int]],
+              rows: Sequence[_Row]) -> dict[int, Prefix]:
+        """Read the next prompts, as many as fit PREFILL tokens with their padding; the first in any case."""
+        chosen: list[int] = []
+        for i in dict.fromkeys(r.prompt for r in rows):
+            if chosen and (len(chosen) + 1) * len(prompts[i]) > PREFILL:
+                break  # they come by length: this one is the longest
+            chosen.append(i)
+        return dict(zip(chosen, road.read([prompts[i] for i in chosen]), strict=True))
+
+    def _batch(self, prompts: Sequence[Sequence[int]], rows: list[_Row], sampling: Sampling,
+               strings: StopStrings) -> Iterator[int]:
+        """Make rows side by side on the model's own cache; finished ones leave where that pays."""
         device = self.model.device
-        ids, mask = left_padded(prompts, self.pad, device)
+        chosen = list(dict.fromkeys(r.prompt for r in rows))
+        ids, mask = left_padded([prompts[i] for i in chosen], self.pad, device)
         out = self.model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True,
                          logits_to_keep=1)
         cache, logits = out.past_key_values, out.logits[:, -1]
-        if n > 1:
-            cache.batch_repeat_interleave(n)
-            logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
-        rows = len(prompts) * n
-        uniforms = torch.stack([row_uniforms(s, j, sampling.max_new_tokens) for s in seeds for j in range(n)])
+        if len(rows) > len(chosen):
+            places = torch.tensor([chosen.index(r.prompt) for r in rows], device=device)
+            cache.batch_select_indices(places)
+            logits, mask = logits[places], mask[places]
         next_position = mask.sum(-1, keepdim=True)
-        stops = torch.tensor(sorted(self.stops), device=device)
-        alive = torch.arange(rows)  # rows still in the batch, by their number
-        running = torch.ones(rows, dtype=torch.bool)
-        tokens: list[list[int]] = [[] for _ in range(rows)]
-        logps: list[list[float]] = [[] for _ in range(rows)]
-        for step in range(sampling.max_new_tokens):
-            distribution = sampling_logps(logits, sampling)
-            token = draw(distribution, uniforms[alive, step])
-            chosen = distribution.gather(-1, token.unsqueeze(-1)).squeeze(-1)
-            ended = torch.isin(token, stops).cpu()
-            for k, (i, t, p) in enumerate(zip(alive.tolist(), token.tolist(), chosen.tolist(), strict=True)):
-                if running[i]:
-                    tokens[i].append(t)
-                    logps[i].append(p)
-                    running[i] = not ended[k]
-            still = running[alive]
-            if not still.any() or step + 1 == sampling.max_new_tokens:
-                break
-            if still.sum() <= 0.75 * len(alive):  # dropping copies the cache: only when it pays
-                keep = still.nonzero().squeeze(-1)
-                alive, keep = alive[keep], keep.to(device)
+        alive = rows  # rows still in the batch; those that are finished draw on, into nothing
+        while True:
+            running = [k for k, r in enumerate(alive) if not r.finished]
+            self._draw([alive[k] for k in running], logits[torch.tensor(running, device=device)], sampling, strings)
+            yield sum(alive[k].finished for k in running)
+            still = [k for k in running if not alive[k].finished]
+            if not still:
+                return
+            if len(still) <= 0.75 * len(alive):  # dropping copies the cache: only when it pays
+                keep = torch.tensor(still, device=device)
+                alive = [alive[k] for k in still]
                 cache.batch_select_indices(keep)
-                token, mask, next_position = token[keep], mask[keep], next_position[keep]
+                mask, next_position = mask[keep], next_position[keep]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
+            token = torch.tensor([r.tokens[-1] for r in alive], device=device)
             out = self.model(input_ids=token.unsqueeze(-1), attention_mask=mask, position_ids=next_position,
                              past_key_values=cache, use_cache=True, logits_to_keep=1)
             logits, next_position = out.logits[:, -1], next_position + 1
-        return [Generated(tuple(t), tuple(p), bool(t and t[-1] in self.stops))
-                for t, p in zip(tokens, logps, strict=True)]
 
     @torch.no_grad()
     def score(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],

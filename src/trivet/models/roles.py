@@ -21,6 +21,7 @@ from trivet.config import LoRA
 from trivet.models import lora
 from trivet.models.lower import LowerBlocks, shareable_blocks
 from trivet.models.output_layer import plain_output_layer
+from trivet.models.packed import bears_packing
 from trivet.models.source import ModelSource, load_causal_lm
 
 Role = str
@@ -125,6 +126,7 @@ class SharedTrunk:
         trunk = load_causal_lm(base, dtype, device)
         no_dropout(trunk)
         plain_output_layer(trunk)  # found out now, not inside a pass
+        self._packs = bears_packing(trunk)
         adapter = lora.lora_config(trunk, config, "CAUSAL_LM")
         self._peft = get_peft_model(trunk, copy.deepcopy(adapter), adapter_name="policy")
         self.has_critic = critic == "separate"
@@ -203,6 +205,8 @@ class SharedTrunk:
             lines.append(f"  {adapter}: adapter, {size:.1f} MB")
         if not self.has_critic:
             lines.append("  critic: none" if self.value_head is None else "  critic: a head on the policy's pass")
+        if not self._packs:
+            lines.append("  passes are padded: this model's attention does not bear packed rows")
         return lines
 
 
@@ -226,6 +230,7 @@ class SeparateModels:
         for model in self._models.values():
             no_dropout(model)
             plain_output_layer(model)  # found out now, not inside a pass
+            self._packs = bears_packing(model)
         self._models["reference"].requires_grad_(False)
         self.value_head = value_head(hidden_size(self._models["policy"]), device) if critic else None
 
@@ -270,4 +275,6 @@ class SeparateModels:
             lines.append(f"  {role}: {megabytes(model.parameters()):.0f} MB")
         if not self.has_critic:
             lines.append("  critic: none" if self.value_head is None else "  critic: a head on the policy's pass")
+        if not self._packs:
+            lines.append("  passes are padded: this model's attention does not bear packed rows")
         return lines

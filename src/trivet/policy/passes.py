@@ -14,6 +14,7 @@ import torch
 
 from trivet.models.lower import LowerBlocks
 from trivet.models.output_layer import backbone, plain_output_layer
+from trivet.models.packed import bears_packing, packed_inputs, packed_states
 from trivet.models.roles import Roles
 from trivet.policy.loss import entropy_from_logits, logps_from_logits
 from trivet.policy.rollout import MicroBatch
@@ -41,20 +42,25 @@ def response_pass(model: Any, micro: MicroBatch, temperature: float, *, value_he
     layer = None if entropy_gradient else plain_output_layer(model)
     if layer is None:
         return _pass_by_logits(model, micro, temperature, value_head, entropy, entropy_gradient)
-    hidden = _states(model, micro)
-    values = None if value_head is None else value_head(hidden.float()).squeeze(-1)
-    mask = micro.response_mask
-    logps, spread = linear_logps(hidden[mask], layer, micro.tokens[mask], temperature, entropy=entropy)
-    empty = torch.zeros(mask.shape, device=mask.device)
-    return TokenPass(empty.masked_scatter(mask, logps), values,
-                     None if spread is None else empty.masked_scatter(mask, spread))
+    hidden, mask = _states(model, micro), micro.response_mask
+    values = None if value_head is None else _spread(value_head(hidden.float()).squeeze(-1), mask)
+    logps, spread = linear_logps(hidden, layer, micro.tokens[mask], temperature, entropy=entropy)
+    return TokenPass(_spread(logps, mask), values, None if spread is None else _spread(spread, mask))
 
 
 def _states(model: Any, micro: MicroBatch) -> torch.Tensor:
-    """Hidden states [b, r, H] of the positions that predict the response tokens."""
+    """Hidden states [M, H] of the positions that predict the response tokens, in the order of the response mask."""
+    if bears_packing(model):
+        packed = micro.packed
+        return packed_states(model, packed.ids, packed.position_ids, packed.lines).index_select(0, packed.predicts)
     hidden: torch.Tensor = backbone(model)(input_ids=micro.ids, attention_mask=micro.mask,
                                            position_ids=micro.position_ids, use_cache=False).last_hidden_state
-    return hidden[:, -micro.width - 1 : -1]
+    return hidden[:, -micro.width - 1 : -1][micro.response_mask]
+
+
+def _spread(found: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """[b, r] of [M] figures of the mask's true entries; 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=found.dtype, device=mask.device).masked_scatter(mask, found)
 
 
 def _pass_by_logits(model: Any, micro: MicroBatch, temperature: float, value_head: torch.nn.Module | None,
@@ -63,24 +69,30 @@ def _pass_by_logits(model: Any, micro: MicroBatch, temperature: float, value_hea
     for an entropy that is part of the loss."""
     seen: list[torch.Tensor] = []
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    mask = micro.response_mask
     try:
-        logits = model(input_ids=micro.ids, attention_mask=micro.mask, position_ids=micro.position_ids,
-                       use_cache=False, logits_to_keep=micro.width + 1).logits[:, :-1]
+        if bears_packing(model):
+            packed = micro.packed
+            logits = model(**packed_inputs(packed.ids, packed.position_ids, packed.lines),
+                           logits_to_keep=packed.predicts).logits[0]
+            states = seen[0][0]
+        else:
+            logits = model(input_ids=micro.ids, attention_mask=micro.mask, position_ids=micro.position_ids,
+                           use_cache=False, logits_to_keep=micro.width + 1).logits[:, :-1][mask]
+            states = seen[0][:, -micro.width - 1 : -1][mask]
     finally:
         hook.remove()
-    values = None
-    if value_head is not None:
-        values = value_head(seen[0][:, -micro.width - 1 : -1].float()).squeeze(-1)
+    values = None if value_head is None else _spread(value_head(states.float()).squeeze(-1), mask)
     spread = None
     if entropy:
         with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-            spread = entropy_from_logits(logits, temperature) * micro.response_mask
-    return TokenPass(logps_from_logits(logits, micro.tokens, temperature) * micro.response_mask, values, spread)
+            spread = _spread(entropy_from_logits(logits, temperature), mask)
+    return TokenPass(_spread(logps_from_logits(logits, micro.tokens[mask], temperature), mask), values, spread)
 
 
 def value_pass(model: Any, micro: MicroBatch, value_head: torch.nn.Module) -> torch.Tensor:
-    """Values [b, r] by a critic with weights of its own: no logits are made."""
-    return value_head(_states(model, micro).float()).squeeze(-1)
+    """Values [b, r] by a critic with weights of its own: no logits are made. 0 outside the response mask."""
+    return _spread(value_head(_states(model, micro).float()).squeeze(-1), micro.response_mask)
 
 
 @dataclass

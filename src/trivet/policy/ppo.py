@@ -231,7 +231,7 @@ def _sample(setup: Setup, config: PPOConfig, step: int) -> Rollout:
     return make_rollout([p for p in chosen for _ in range(config.answers)],
                         [t for t in tokens for _ in range(config.answers)],
                         answers := [a for group in groups for a in group],
-                        [text_of(setup.tokenizer, a) for a in answers])
+                        [text_of(setup.tokenizer, a, setup.sampling.stop) for a in answers])
 
 
 def _first_scale(setup: Setup, config: PPOConfig) -> RewardScale:

@@ -12,6 +12,7 @@ from trivet.artifacts import Prompt
 from trivet.generate.base import Generated
 from trivet.generate.torch_engine import left_padded, positions
 from trivet.judge.base import Sample
+from trivet.models.packed import Lines
 from trivet.training.ranks import here
 
 
@@ -35,10 +36,25 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class Packed:
+    """The N tokens of a micro-batch in one row, a prompt that stands before several answers only once.
+
+    ids, position_ids [1, N]; lines: how they belong together; predicts [M]: the places in the row whose states
+    predict the response tokens, in the order of response_mask's true entries.
+    """
+
+    ids: torch.Tensor
+    position_ids: torch.Tensor
+    lines: Lines
+    predicts: torch.Tensor
+
+
+@dataclass(frozen=True)
 class MicroBatch:
     """Rows of a rollout as a model sees them: prompts padded on the left, answers on the right.
 
-    ids, mask, position_ids [b, P + r]; tokens, response_mask [b, r]; rows: their numbers in the rollout.
+    ids, mask, position_ids [b, P + r]; tokens, response_mask [b, r]; rows: their numbers in the rollout; packed: the
+    same without padding.
     """
 
     rows: tuple[int, ...]
@@ -47,6 +63,7 @@ class MicroBatch:
     position_ids: torch.Tensor
     tokens: torch.Tensor
     response_mask: torch.Tensor
+    packed: Packed
 
     @property
     def width(self) -> int:
@@ -77,20 +94,65 @@ def micro_batch(rollout: Rollout, rows: Sequence[int], pad: int, device: Any) ->
     response_mask = length_mask(lengths)
     tokens, response_mask = tokens.to(device), response_mask.to(device)
     mask = torch.cat([left_mask, response_mask.long()], -1)
-    return MicroBatch(tuple(rows), torch.cat([left, tokens], -1), mask, positions(mask), tokens, response_mask)
+    packed = _packed([rollout.prompts[i] for i in rows], [rollout.answers[i] for i in rows], device)
+    return MicroBatch(tuple(rows), torch.cat([left, tokens], -1), mask, positions(mask), tokens, response_mask, packed)
+
+
+def _packed(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], device: Any) -> Packed:
+    width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+    ids: list[int] = []
+    position_ids: list[int] = []
+    home: list[int] = []
+    again: list[int] = []
+    to: list[int] = []
+    predicts: list[int] = []
+    places = torch.zeros((len(prompts), width), dtype=torch.long)
+    begins: dict[tuple[int, ...], int] = {}  # where a prompt stands that has been seen before
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        count, first = len(prompt), begins.get(tuple(prompt))
+        if first is None:
+            first = begins[tuple(prompt)] = len(ids)
+            ids += prompt
+            position_ids += range(count)
+            home += range(i * width, i * width + count)
+        else:
+            again += range(i * width, i * width + count)
+            to += range(first, first + count)
+        start = len(ids)
+        ids += answer
+        position_ids += range(count, count + len(answer))
+        home += range(i * width + count, i * width + count + len(answer))
+        predicts += [first + count - 1, *range(start, start + len(answer) - 1)]
+        places[i, :count] = torch.arange(first, first + count)
+        places[i, count : count + len(answer)] = torch.arange(start, start + len(answer))
+
+    def there(numbers: list[int]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=device)
+
+    return Packed(there(ids)[None], there(position_ids)[None],
+                  Lines(places.to(device), there(home), there(again), there(to)), there(predicts))
 
 
 def layout(rollout: Rollout, minibatches: int, size: int, seed: int, pad: int,
            device: Any) -> list[list[MicroBatch]]:
     """The step's minibatches, each a list of micro-batches. One layout serves every pass of the step.
 
-    Rows are dealt to minibatches at random; inside one, rows of like length stand together, to pad little.
+    Rows are dealt to minibatches at random; inside one, answers to one prompt stand together, so that a pass runs
+    it once for them, and rows of like length, to pad little.
     """
     order = torch.randperm(len(rollout), generator=torch.Generator().manual_seed(seed)).tolist()
     found = []
+
+    def length(i: int) -> int:
+        return len(rollout.prompts[i]) + len(rollout.answers[i])
+
     for m in range(minibatches):
-        rows = sorted(order[m::minibatches],
-                      key=lambda i: (len(rollout.prompts[i]) + len(rollout.answers[i]), i))
+        rows = order[m::minibatches]
+        longest: dict[tuple[int, ...], tuple[int, int]] = {}
+        for i in rows:
+            found_length = (length(i), i)
+            longest[rollout.prompts[i]] = max(longest.get(rollout.prompts[i], found_length), found_length)
+        rows.sort(key=lambda i: (longest[rollout.prompts[i]], length(i), i))
         found.append([micro_batch(rollout, rows[k : k + size], pad, device)
                       for k in range(0, len(rows), size)])
     return found

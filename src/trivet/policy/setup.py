@@ -57,7 +57,8 @@ class Setup:
 
     def engine(self, model: Any, progress: Callable[[int], None] | None = None) -> TorchEngine:
         """The in-process engine on whatever role `model` acts as."""
-        return TorchEngine(model, self.tokenizer.pad_token_id, self.stops, batch_size=64, progress=progress)
+        return TorchEngine(model, self.tokenizer.pad_token_id, self.stops, batch_size=64, progress=progress,
+                           tokenizer=self.tokenizer)
 
 
 def split_prompts(config: PPOConfig) -> tuple[list[Prompt], list[Prompt]]:

@@ -61,7 +61,7 @@ def evaluate(setup: Setup, config: PPOConfig, scale: RewardScale, step: int, sam
             [setup.tokens[p.id] for p in share], setup.sampling, n=samples,
             seeds=[prompt_seed(config.seed + _EVALUATION_SEED, p.id) for p in share]))
     flat = [g for group in answers for g in group]
-    texts = [text_of(setup.tokenizer, g) for g in flat]
+    texts = [text_of(setup.tokenizer, g, setup.sampling.stop) for g in flat]
     rollout = make_rollout(prompts, [setup.tokens[p.id] for p in prompts], flat, texts)
     scores = scale(setup.scores(setup.reward, rollout.samples, "the reward"))
     second = setup.scores(setup.second, rollout.samples, "the second reward") if setup.second else [None] * len(flat)

@@ -365,12 +365,14 @@ def _calibrate(
         tokenizer = load_tokenizer(source)
         tokenizer.chat_template = scorer.tokenizer.chat_template
         model = load_causal_lm(source, compute.trunk, compute.device)
-        engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer))
+        engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer),
+                             tokenizer=tokenizer)
         ids = [prompt_ids(tokenizer, p) for p in chosen.values()]
         answers = engine.generate(ids, settings.sampling, n=1, seeds=[prompt_seed(config.seed, i) for i in chosen])
         run.meter.count("prompt", sum(map(len, ids)))
         run.meter.count("generated", sum(len(g.token_ids) for a in answers for g in a))
-        dialogues = [(p, text_of(tokenizer, a[0])) for p, a in zip(chosen.values(), answers, strict=True)]
+        dialogues = [(p, text_of(tokenizer, a[0], settings.sampling.stop))
+                     for p, a in zip(chosen.values(), answers, strict=True)]
         sampling = settings.sampling.model_dump()
     try:
         calibration = Calibration.fit(scorer.score(dialogues, count=run.meter.count))

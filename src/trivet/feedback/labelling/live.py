@@ -57,7 +57,8 @@ class TorchModel:
         require_room([len(ids)], self.sampling.max_new_tokens, context_length(model), file=None,
                      ids=["this conversation"])
         (group,) = engine.generate([ids], self.sampling, n=n, seeds=[seed])
-        return [Completion(id=f"live/{seed:x}/{j}", text=text_of(tokenizer, g), model=self.name, ended=g.ended,
+        return [Completion(id=f"live/{seed:x}/{j}", text=text_of(tokenizer, g, self.sampling.stop),
+                           model=self.name, ended=g.ended,
                            tokens=len(g.token_ids), sampling=self.sampling.model_dump() | {"seed": seed})
                 for j, g in enumerate(group)]
 
@@ -73,7 +74,8 @@ class TorchModel:
             tokenizer = load_tokenizer(source)
             ensure_template(tokenizer)
             model = load_causal_lm(source, compute.trunk, compute.device)
-            engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer))
+            engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer),
+                                 tokenizer=tokenizer)
             self._loaded = engine, tokenizer, model
         return self._loaded
 
@@ -110,6 +112,8 @@ class EndpointModel:
             body = {"model": self._model, "messages": [m.model_dump() for m in messages], "n": n - len(found),
                     "temperature": self.sampling.temperature, "top_p": self.sampling.top_p,
                     "max_tokens": self.sampling.max_new_tokens, "seed": seed + len(found)}
+            if self.sampling.stop:
+                body["stop"] = self.sampling.stop
             answer = self._call("POST", "/chat/completions", body)
             choices = answer.get("choices") or []
             if not choices:

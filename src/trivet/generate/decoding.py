@@ -1,0 +1,143 @@
+"""How one model is decoded: its prompts read side by side, then one token a row at a time on a static cache.
+
+Models differ in what they make of a cache that is not their own, and no list of names would stay true. So each
+is tried once, on a few tokens, against its own forward pass over whole sequences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from trivet.generate.static_cache import Prefix, SlotCache, prefixes
+from trivet.models.output_layer import backbone, plain_output_layer
+
+
+class StaticDecoding:
+    """Prompts and decode steps of one model on a SlotCache, by the model's own forward."""
+
+    def __init__(self, model: Any, pad: int) -> None:
+        self.model, self.pad = model, pad
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
+        """Read prompts. They are padded on the right, where a causal model does not look: no mask is needed."""
+        device, lengths = self.model.device, [len(p) for p in prompts]
+        ids = torch.full((len(prompts), max(lengths)), self.pad)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[: len(prompt)] = torch.tensor(prompt)
+        ids, last = ids.to(device), torch.tensor(lengths, device=device) - 1
+        rows = torch.arange(len(prompts), device=device)
+        output = plain_output_layer(self.model)
+        if output is not None:
+            out = backbone(self.model)(input_ids=ids, use_cache=True)
+            logits = output(out.last_hidden_state[rows, last])
+        else:
+            kept, place = last.unique(return_inverse=True)
+            out = self.model(input_ids=ids, use_cache=True, logits_to_keep=kept)
+            logits = out.logits[rows, place]
+        return prefixes(out.past_key_values, lengths, logits)
+
+    def step(self, cache: SlotCache, tokens: Sequence[int]) -> Tensor:
+        """Logits [N, V] after one more token in each row of the cache."""
+        positions, mask = cache.begin()
+        ids = torch.tensor(tokens, device=positions.device)
+        out = self.model(input_ids=ids.unsqueeze(-1), attention_mask=mask, position_ids=positions.unsqueeze(-1),
+                         past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return out.logits[:, -1]
+
+
+def longest_row(model: Any) -> int | None:
+    """Tokens up to which each layer of this model looks at everything before; None: without an end.
+
+    Raises ValueError for a model whose layers keep something other than keys and values.
+    """
+    config = model.config.get_text_config()
+    # some models (GPT-Neo) look back no further than this, and their cache doesn't show it
+    windows = [found for name in ("sliding_window", "window_size", "attention_chunk_size", "attention_window")
+               if isinstance(found := getattr(config, name, None), int)]
+    for layer in DynamicCache(config=model.config).layers:
+        if type(layer) is DynamicSlidingWindowLayer:
+            windows.append(layer.sliding_window)
+        elif type(layer) is not DynamicLayer:
+            raise ValueError(f"its layers keep a {type(layer).__name__}, not keys and values alone")
+    return min(windows, default=None)
+
+
+def decoding(model: Any, pad: int, longest: int) -> StaticDecoding | str:
+    """How to decode rows of up to `longest` tokens with this model, or why it is not for the static cache.
+
+    Tried once a model; what was found is kept on it.
+    """
+    found = getattr(model, "_trivet_decoding", None)
+    if found is None:
+        found = model._trivet_decoding = _tried(model)
+    if isinstance(found, str):
+        return found
+    window = longest_row(model)
+    if window is not None and longest > window:
+        return f"its layers look back {window} tokens and rows may have {longest}"
+    return StaticDecoding(model, pad)
+
+
+def _tried(model: Any) -> type[StaticDecoding] | str:
+    try:
+        longest_row(model)
+        deviation, noise = _deviation(StaticDecoding(model, 0))
+    except Exception as error:
+        # whatever a model says to a cache that it does not know: the plain road is there, and the reason is told
+        return " ".join(str(error).split())[:120] or type(error).__name__
+    allowed = 4 * noise + torch.finfo(model.dtype).eps ** 0.5
+    if deviation > allowed:
+        return f"its logits are {deviation:.1e} deviations off on it, where {allowed:.1e} would be rounding"
+    return StaticDecoding
+
+
+_TRIAL = ((5, 3), (23, 6), (12, 4))  # tokens of a prompt, steps after it: ragged, and rows leave
+
+
+@torch.no_grad()
+def _deviation(road: StaticDecoding) -> tuple[float, float]:
+    """How far logits are from those of whole passes without a cache, on this road and on the model's own cache, in
+    deviations of a token's logits."""
+    model = road.model
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    rows = [[(7919 * (k + 1) + 31 * i) % vocabulary for i in range(p + s)] for k, (p, s) in enumerate(_TRIAL)]
+    expected: list[Tensor] = []
+    noise = deviation = 0.0
+    for row, (prompt, steps) in zip(rows, _TRIAL, strict=True):
+        ids = torch.tensor([row], device=model.device)
+        whole = model(input_ids=ids, use_cache=False).logits[0].float()
+        expected.append(whole)
+        own = DynamicCache(config=model.config)
+        parts = [model(input_ids=ids[:, :prompt], past_key_values=own, use_cache=True).logits[0, -1]]
+        parts += [model(input_ids=ids[:, k : k + 1], past_key_values=own, use_cache=True).logits[0, -1]
+                  for k in range(prompt, prompt + steps)]
+        noise = max(noise, max(_off(a, b) for a, b in zip(parts, whole[prompt - 1:], strict=True)))
+    read = road.read([row[:p] for row, (p, _) in zip(rows, _TRIAL, strict=True)])
+    cache = SlotCache(read[0], len(rows), 8)
+    cache.require(max(map(len, rows)))
+    at_work = list(range(len(rows)))
+    for k, prefix in enumerate(read):
+        cache.enter(prefix)
+        deviation = max(deviation, _off(prefix.logits, expected[k][prefix.length - 1]))
+    while at_work:
+        places = list(cache.lengths)
+        logits = road.step(cache, [rows[k][n] for k, n in zip(at_work, places, strict=True)])
+        for slot in reversed(range(len(at_work))):
+            k, n = at_work[slot], places[slot]
+            deviation = max(deviation, _off(logits[slot], expected[k][n]))
+            if n + 1 == len(rows[k]):
+                cache.leave(slot)
+                at_work[slot] = at_work[-1]
+                at_work.pop()
+    return deviation, noise
+
+
+def _off(logits: Tensor, expected: Tensor) -> float:
+    off = float((logits.float() - expected).abs().max() / expected.std())
+    return off if math.isfinite(off) else math.inf
