@@ -144,6 +144,13 @@ def _shared_out(collate: Collate) -> Collate:
     return share
 
 
+def _passes(micro: int, batch: int, world: int) -> tuple[int, int]:
+    """(rows of all ranks a pass, passes a step): a step takes the rows that one process alone would take."""
+    rows = micro * max(1, round(batch / micro))
+    accumulate = next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= micro * world)
+    return rows // accumulate, accumulate
+
+
 def fit(
     *, what: str, run: Run, model: Any, data: Sequence[Any], collate: Collate,
     loss_sum: Callable[[Any, dict[str, Any]], tuple[torch.Tensor, dict[str, float]]],
@@ -158,8 +165,7 @@ def fit(
     """
     if spread and not shard.shard(plain(model), compute.device):
         print("note: this model keeps its blocks in no list: each process holds it whole")
-    micro = min((micro_batch or batch) * here().world, batch, len(data))
-    accumulate = max(1, round(min(batch, len(data)) / micro))
+    micro, accumulate = _passes(min(micro_batch or batch, batch, len(data)), min(batch, len(data)), here().world)
     per_epoch = math.ceil(math.ceil(len(data) / micro) / accumulate)
     steps = max(1, math.ceil(per_epoch * epochs))
     folder = run.path("checkpoints")
