@@ -44,7 +44,7 @@ from trivet.evaluate.catalogue import SUITES
 Row = dict[str, Any]
 NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
                "timing.jsonl", "evaluation.jsonl", "evaluations", "rollouts", "checkpoints", "evidence.jsonl",
-               "answers", "scores", "speed.jsonl", "base", "judge", "grader"}
+               "answers", "scores", "speed.jsonl", "base", "judge", "grader", "reference.safetensors"}
 """What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a model's answers and what was
 said of them."""
 
@@ -196,6 +196,10 @@ class Place:
         return ["--preferences", self.pairs, "--model", self.tiny, *FAST, "--calibration.answers", "2",
                 "--calibration.sampling.max-new-tokens", "4", *more]
 
+    def dpo(self, *more: str) -> list[str]:
+        """`trivet dpo` on good data, briefly."""
+        return ["--preferences", self.pairs, "--model", self.tiny, *FAST, *more]
+
     def ppo(self, reward: str, *more: str) -> list[str]:
         """`trivet ppo` on good data, briefly."""
         return ["--prompts", self.prompts, "--model", self.tiny, "--reward", reward, "--no-check", "--rollout", "4",
@@ -325,6 +329,7 @@ READERS: dict[str, tuple[str, Row, Callable[[Place], list[str]]]] = {
     "pairs": ("--input", ranking(), lambda p: []),
     "sft": ("--data", {"prompt": "Say red.", "completion": "red"}, lambda p: ["--model", p.tiny]),
     "reward": ("--preferences", pair(), lambda p: ["--model", p.tiny]),
+    "dpo": ("--preferences", pair(), lambda p: ["--model", p.tiny]),
     "score": ("--completions", answered(), lambda p: ["--reward", p.tiny]),
     "ppo": ("--prompts", PROMPTS[0], lambda p: ["--model", p.tiny, "--reward", "trivet.judge.maths:exact_answer"]),
 }
@@ -761,6 +766,19 @@ MODELS = [
          lambda p: p.ppo("trivet.judge.maths:exact_answer", "--rollout", "4", "--answers", "3"), "do not divide"),
     Case("ppo", "a prompt baseline of one answer",
          lambda p: p.ppo("trivet.judge.maths:exact_answer", "--prompt-baseline"), "needs two answers"),
+    Case("dpo", "prompts in place of pairs", lambda p: p.dpo("--preferences", p.prompts), "chosen"),
+    Case("dpo", "held-out pairs among the training pairs", lambda p: p.dpo("--heldout", p.pairs), "begin with a turn"),
+    Case("dpo", "an unknown loss", lambda p: p.dpo("--loss", "hinge"), "loss"),
+    Case("dpo", "beta 0", lambda p: p.dpo("--beta", "0"), "field 'beta'"),
+    Case("dpo", "half of the labels wrong", lambda p: p.dpo("--label-smoothing", "0.5"), "field 'label_smoothing'"),
+    Case("dpo", "a merge of what is whole", lambda p: p.dpo("--tune", "full", "--merge"), "a whole model already"),
+    Case("dpo", "pairs that are all too long", lambda p: p.dpo("--max-length", "8"), "raise --max-length",
+         untrained=True),
+    Case("dpo", "a model that is not there", lambda p: p.dpo("--model", "no/such/folder"), "no/such/folder"),
+    Case("dpo", "an adapter to start from", lambda p: p.dpo("--model", str(p.shared.policy)), "not an adapter"),
+    Case("dpo", "a rate at which training bursts",
+         lambda p: p.dpo("--optimizer.lr", "10", "--optimizer.max-grad-norm", "1e30", "--epochs", "30", "--loss", "ipo",
+                         "--beta", "1e-4"), "lower the learning rate"),
     Case("ppo", "earlier data that is not there",
          lambda p: p.ppo("trivet.judge.maths:exact_answer", "--ptx.data", "nowhere.jsonl"), "no such file"),
     Case("ppo", "earlier data of an unknown form",

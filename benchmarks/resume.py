@@ -61,6 +61,8 @@ def fixtures(folder: Path) -> dict[str, list[str]]:
                 "--rollout", "8", "--micro-batch", "4", "--minibatches", "2", "--sampling.max-new-tokens", "10",
                 "--evaluation.every", "4", "--optimizer.lr", "1e-2", "--kl.adaptive", "--kl.horizon", "100",
                 "--lora.last-layers", "1", "--answers", "2", "--prompt-baseline"],
+        "dpo": ["dpo", "--preferences", train, "--heldout", heldout, *common, "--epochs", "4", "--batch", "4",
+                "--optimizer.lr", "1e-2", "--label-smoothing", "0.1"],
         "grpo": ["ppo", "--prompts", prompts, *common, "--reward", "rewards:vowels", "--no-check", "--stop.steps", "14",
                  "--rollout", "8", "--micro-batch", "4", "--sampling.max-new-tokens", "10", "--evaluation.every", "4",
                  "--optimizer.lr", "1e-2", "--advantage", "grpo", "--answers", "4",
@@ -70,8 +72,8 @@ def fixtures(folder: Path) -> dict[str, list[str]]:
 
 _SERVER = multiprocessing.get_context("forkserver")
 # imported once, in a process that every stage is then forked from: a start takes a tenth of a second
-_SERVER.set_forkserver_preload(["trivet.cli", "trivet.policy.ppo", "trivet.policy.sft", "trivet.reward.train", "peft",
-                                "transformers.models.llama.modeling_llama"])
+_SERVER.set_forkserver_preload(["trivet.cli", "trivet.policy.ppo", "trivet.policy.sft", "trivet.policy.dpo",
+                                "trivet.reward.train", "peft", "transformers.models.llama.modeling_llama"])
 
 
 def _child(arguments: list[str], folder: str, log: str) -> None:

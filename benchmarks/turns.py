@@ -7,12 +7,14 @@ from environments in which Trivet is not installed.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -50,8 +52,43 @@ class Stopwatch:
         return {"seconds": time.perf_counter() - self._wall, "cpu_seconds": time.process_time() - self._cpu}
 
 
-def peak_memory() -> int:
-    """Peak resident bytes of this process since it began."""
+class Phases:
+    """Seconds of a turn by phase. On a GPU what was asked of it is waited for at each reading of the clock."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = device == "cuda"
+        self.seconds: dict[str, float] = {}
+
+    def now(self) -> float:
+        if self._cuda:
+            import torch
+
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = self.now()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - began
+
+
+def forget_peak() -> None:
+    """Count the peak of memory from here on; what loading has left behind is given back first."""
+    if (torch := sys.modules.get("torch")) and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: str = "cpu") -> int:
+    """Peak bytes since this process began, or since `forget_peak`: resident ones, or those of the GPU."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
@@ -59,6 +96,14 @@ def peak_memory() -> int:
 
 
 # --- in the benchmark ---------------------------------------------------------------------------------------
+
+
+class WorkerEnded(RuntimeError):
+    """A worker died in its turn. `out_of_memory`: for want of its device's memory."""
+
+    def __init__(self, name: str, code: int, log: str) -> None:
+        self.out_of_memory = "OutOfMemoryError" in log or "DefaultCPUAllocator" in log
+        super().__init__(f"{name} ended with code {code}:\n{log[-4000:]}")
 
 
 class Worker:
@@ -71,7 +116,7 @@ class Worker:
                                          stderr=self._log, text=True, env=environment and dict(environment))
 
     def listen(self) -> dict[str, Any]:
-        """What the worker says at the end of its turn. Raises RuntimeError, with its last words, if it died."""
+        """What the worker says at the end of its turn. Raises WorkerEnded, with its last words, if it died."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith(MARK):
@@ -80,13 +125,14 @@ class Worker:
             self._log.write(line)
         self._process.wait()
         self._log.seek(0)
-        raise RuntimeError(f"{self.name} ended with code {self._process.returncode}:\n{self._log.read()[-4000:]}")
+        raise WorkerEnded(self.name, self._process.returncode, self._log.read())
 
     def turn(self, told: str = "go") -> dict[str, Any]:
         """Give it a turn and wait for what it says."""
         assert self._process.stdin is not None
-        self._process.stdin.write(told + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has died: listening says why
+            self._process.stdin.write(told + "\n")
+            self._process.stdin.flush()
         return self.listen()
 
     def __enter__(self) -> Worker:
@@ -95,8 +141,10 @@ class Worker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         """It ends by itself once nobody asks for a turn; one that does not is ended."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.stdout.close()
         try:
             self._process.wait(timeout=60 if kind is None else 1)
         except subprocess.TimeoutExpired:

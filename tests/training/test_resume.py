@@ -14,7 +14,7 @@ import pytest
 
 from resume import Stage, differing, finish, fixtures, kill_when, lines
 
-STAGES = ("sft", "reward", "ppo", "grpo")
+STAGES = ("sft", "reward", "ppo", "grpo", "dpo")
 
 
 @pytest.fixture(scope="module")

@@ -81,12 +81,14 @@ def commands(tmp_path_factory):
         "ppo": [*found["ppo"], "--stop.steps", "5", "--micro-batch", "3", "--minibatches", "1"],
         "ppo-full": [*found["ppo"][:-5], "--stop.steps", "5", "--tune", "full", "--critic", "separate",
                      "--optimizer.lr", "1e-3"],
+        "dpo": [*found["dpo"], "--epochs", "1"],
         "grpo": [*found["grpo"], "--stop.steps", "4", "--ptx.batch", "5"],
     }
     return folder, short
 
 
-ON_TWO = {"sft": [], "sft-full": FULL, "reward": FULL, "reward-full": FULL, "ppo": FULL, "ppo-full": FULL, "grpo": []}
+ON_TWO = {"sft": [], "sft-full": FULL, "reward": FULL, "reward-full": FULL, "ppo": FULL, "ppo-full": FULL, "dpo": FULL,
+          "grpo": []}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,7 @@ def test_two_processes_give_the_losses_of_one(both, stage) -> None:
     folder, _ = both
     same(folder / f"{stage}-1", folder / f"{stage}-2")
     summaries = [json.loads((folder / f"{stage}-{n}" / "summary.json").read_text()) for n in (1, 2)]
-    assert [s["artifacts"].keys() for s in summaries][0] == summaries[1]["artifacts"].keys()
+    assert summaries[0]["artifacts"].keys() == summaries[1]["artifacts"].keys()
 
 
 @pytest.mark.parametrize(("stage", "artifact"), [("sft-full", "model"), ("reward-full", "reward"),

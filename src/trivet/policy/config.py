@@ -25,7 +25,8 @@ class SFTConfig(StageConfig):
     """Supervised fine-tuning on answers; the result is merged into a model folder."""
 
     input_fields: ClassVar[tuple[str, ...]] = ("data", "model")
-    not_in_fingerprint: ClassVar[tuple[str, ...]] = ("out", "overwrite", "report_to", "checkpoint", "force")
+    not_in_fingerprint: ClassVar[tuple[str, ...]] = (
+        "out", "overwrite", "report_to", "checkpoint", "device.shard", "force")
 
     out: Path = Path("runs/sft")
     """Folder of this stage's run."""
@@ -181,7 +182,7 @@ class PPOConfig(StageConfig):
     input_fields: ClassVar[tuple[str, ...]] = (
         "prompts", "model", "reward", "ptx.data", "evaluation.prompts", "evaluation.reward")
     not_in_fingerprint: ClassVar[tuple[str, ...]] = (
-        "out", "overwrite", "report_to", "checkpoint", "force", "score_tokens")
+        "out", "overwrite", "report_to", "checkpoint", "device.shard", "force", "score_tokens")
 
     out: Path = Path("runs/ppo")
     """Folder of this stage's run."""

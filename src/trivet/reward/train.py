@@ -43,7 +43,6 @@ from trivet.runs import Run, Summary
 from trivet.training import shard
 from trivet.training.device import Compute, prepare, seed_all
 from trivet.training.progress import bar
-from trivet.training.ranks import here
 from trivet.training.trainer import fit
 
 
@@ -215,7 +214,7 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
     seed_all(config.seed)
     train = read_rows(config.preferences, Preference)
     heldout = read_rows(config.heldout, Preference) if config.heldout else []
-    _refuse_overlap(train, heldout, config)
+    refuse_overlap(train, heldout, config.heldout)
     source = resolve(config.model)
     if source.is_adapter:
         raise TrivetError("the trunk of a reward model must be a whole model, not an adapter", field="model",
@@ -262,12 +261,15 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
             with known:
                 parts.append(packed_scores(decoder, head, chunk, config.pool))
         scores = torch.cat(parts)
-        idle = _idle_passes(module, batch["chunks"], config) if spread else 0.0
         weight = batch["weight"].sum()
         with torch.no_grad():
             diff = scores[batch["chosen"]] - scores[batch["rejected"]]
             right = ((diff > 0).float() + 0.5 * (diff == 0).float()) * batch["weight"]
-        return pair_loss(scores, batch, config, log_nu) * weight + idle, {"accuracy": float(right.sum())}
+        loss = pair_loss(scores, batch, config, log_nu) * weight
+        if spread:
+            loss = loss + shard.idle_passes(
+                len(parts), lambda: packed_scores(decoder, head, batch["chunks"][0], config.pool))
+        return loss, {"accuracy": float(right.sum())}
 
     spread = shard.wanted(config.device, compute.device)
     steps = fit(
@@ -293,21 +295,14 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
         reference_mean=calibration.mean, reference_std=calibration.std, **figures)
 
 
-def _idle_passes(model: Any, chunks: list[dict[str, torch.Tensor]], config: RewardConfig) -> torch.Tensor:
-    """Passes that count for nothing, as many as the rank with most chunks makes more: each sends for weights."""
-    missing = int(here().largest(len(chunks))) - len(chunks)
-    passes = [packed_scores(backbone(plain(model)), head_of(model), chunks[0], config.pool).sum() * 0.0
-              for _ in range(missing)]
-    return torch.stack(passes).sum() if passes else torch.zeros((), device=plain(model).device)
-
-
-def _refuse_overlap(train: list[Preference], heldout: list[Preference], config: RewardConfig) -> None:
+def refuse_overlap(train: list[Preference], heldout: list[Preference], file: Path | None) -> None:
+    """Raise TrivetError where held-out pairs, of `file`, begin with a turn that training pairs begin with."""
     seen = {first_turn(r.prompt).strip() for r in train}
     shared = [r.id for r in heldout if first_turn(r.prompt).strip() in seen]
     if shared:
         raise TrivetError(
             f"{len(shared)} held-out pairs begin with a turn that training pairs begin with, too "
-            f"(the first: {shared[0]!r})", file=config.heldout, field="prompt",
+            f"(the first: {shared[0]!r})", file=file, field="prompt",
             mend="split by prompt: `trivet pairs --heldout 0.2` does")
 
 

@@ -125,6 +125,15 @@ def rebuilt(model: Any, build: Callable[[], Any]) -> Any:
     return fresh
 
 
+def idle_passes(made: int, one: Callable[[], Tensor]) -> Tensor:
+    """Passes of a spread model that count for nothing, until this rank has made as many as the one that made most.
+
+    one: a pass; returns 0, with a graph that must be part of the loss.
+    """
+    missing = int(here().largest(float(made))) - made
+    return sum((one().sum() * 0.0 for _ in range(missing)), torch.zeros(()))
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
     """Sum the gradients over the ranks and scale them down to the norm `largest`; their norm before.
 

@@ -1,0 +1,75 @@
+"""benchmarks/ppo_step.py: it runs, on tiny counts, and its formulas count what torch does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from arithmetic import Decoder, Work, needed
+from trivet.training.flops import counting
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model_folder):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+
+
+def test_operations_of_a_pass_and_of_training(tiny) -> None:
+    shape, length = Decoder.of(tiny.config), 7
+    ids = torch.arange(length)[None]
+    with counting() as counter:
+        tiny(input_ids=ids, use_cache=False).logits.sum().backward()
+    whole = 4 * shape.layers * shape.heads * shape.head * length**2  # kernels count the keys no query sees, too
+    assert counter.forward == shape.linear(length) + shape.output(length) + whole
+    passed = shape.linear(length) + shape.output(length)
+    # twice forward, but for the first block's inputs, whose gradient the embeddings take; attention: five products
+    assert counter.backward == 2 * passed + whole // 4 * 10
+
+
+def test_operations_of_a_step(tiny) -> None:
+    shape = Decoder.of(tiny.config)
+    work = Work([(5, 3), (4, 2)], epochs=2, live=False)
+    states = shape.linear(12) + shape.attention(7) + shape.attention(5)
+    policy = states + shape.output(5)
+    full = needed(shape, work, tune="full", critic="separate")
+    assert full["rollout"] == policy and full["evaluate"] == 2 * policy + states
+    assert full["update"] == 2 * 3 * (policy + states)
+    assert full["scoring"] == shape.linear(14) + shape.attention(8) + shape.attention(6)
+    assert needed(shape, work, tune="full", critic="separate", old_from_rollout=True)["evaluate"] == policy + states
+    live = needed(shape, Work(work.lengths, 2, live=True), tune="full", critic="separate")
+    assert live["update"] == full["update"] - policy and live["evaluate"] == full["evaluate"]
+    lora = needed(shape, work, tune="lora", critic="head")
+    attended = shape.attention(7) + shape.attention(5)
+    assert lora["update"] == 2 * (2 * policy + attended + 3 * shape.adapters(12, 16))
+
+
+def test_runs_and_draws(tmp_path) -> None:
+    found, image = tmp_path / "found.json", tmp_path / "found.png"
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "ppo_step.py"), "--quick", "--only", "real_lengths", "--sides", "same_work",
+         "default", "--threads", "1", "--json", str(found), "--plot", str(image)], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent / "src")})
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(found.read_text())["figures"]
+    assert figures["real_lengths"]["answer_tokens"]["largest"] == 8 and image.stat().st_size > 0
+    for side in ("same_work", "default"):
+        phases = figures["phases"]["real_lengths"][side]
+        assert all(phases[p]["seconds"] > 0 for p in ("rollout", "evaluate", "scoring", "update"))
+        assert figures["peak_memory_mb"]["real_lengths"][side] > 0
+
+
+def test_says_what_can_not_be(tmp_path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "ppo_step.py"), "--quick", "--peer-env", str(tmp_path)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent / "src")})
+    assert done.returncode == 2 and "--peer-env" in done.stderr and "Traceback" not in done.stderr
