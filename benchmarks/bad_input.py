@@ -65,6 +65,11 @@ class Shared:
         return build_tiny(self.folder / "tiny")
 
     @cached_property
+    def other(self) -> Path:
+        """One of the same form with other weights."""
+        return build_tiny(self.folder / "other", seed=5)
+
+    @cached_property
     def gpt2(self) -> Path:
         """One whose positions are learned: it breaks beyond its context."""
         return build_tiny(self.folder / "gpt2", "gpt2", context=96)
@@ -944,6 +949,67 @@ def _no_pypi(p: Place, *arguments: str, cache: str | None = None) -> list[str]:
     return list(arguments)
 
 
+# --- rollouts by a server ------------------------------------------------------------------------------------
+
+
+def _by_server(make: Callable[[Place], str], *more: str) -> Callable[[Place], list[str]]:
+    """`trivet ppo` whose rollouts the server at this address draws."""
+    return lambda p: p.ppo("trivet.judge.maths:exact_answer", "--generate", "vllm", "--url", make(p), *more)
+
+
+def _stand_in(other: bool = False, **how: Any) -> Callable[[Place], str]:
+    """A server that speaks vLLM's protocol from the tiny model, or from another one; its address."""
+
+    def start(p: Place) -> str:
+        from vllm_stand_in import StandIn
+
+        return p.stack.enter_context(StandIn(p.shared.other if other else p.shared.tiny, **how)).url
+
+    return start
+
+
+_MODELS = '{"data": [{"id": "m", "root": "m", "parent": null, "max_model_len": 256}]}'
+
+SERVERS = [
+    Case("ppo", "rollouts by a server, and no address",
+         lambda p: p.ppo("rewards:none", "--generate", "vllm"), "need the address of a running server"),
+    Case("ppo", "a server's address for rollouts in this process",
+         lambda p: p.ppo("rewards:none", "--url", "http://127.0.0.1:1"), "set generate: vllm, or leave it out"),
+    Case("ppo", "an engine that there is not",
+         lambda p: p.ppo("rewards:none", "--generate", "sglang"), "trivet ppo --help"),
+    Case("ppo", "no prompt in flight",
+         _by_server(lambda p: p.nobody(), "--vllm.in-flight", "0"), "field 'vllm.in_flight'"),
+    Case("ppo", "importance weights truncated below 1",
+         _by_server(lambda p: p.nobody(), "--vllm.cap", "0.5"), "field 'vllm.cap'"),
+    Case("ppo", "a vLLM address without http", _by_server(lambda p: "localhost:8000"), "is no address"),
+    Case("ppo", "a vLLM address with a port that is none", _by_server(lambda p: "http://localhost:port"), "no address"),
+    Case("ppo", "a vLLM server that is not there", _by_server(lambda p: p.nobody()), "does not answer (no connection"),
+    Case("ppo", "a vLLM server that is silent", _by_server(lambda p: p.silent()), "does not answer (no answer in"),
+    Case("ppo", "a vLLM server that fails", _by_server(lambda p: p.serve(500, "oops")), "status 500: oops"),
+    Case("ppo", "a vLLM server that wants a key", _by_server(lambda p: p.serve(401, "who?")), "VLLM_API_KEY"),
+    Case("ppo", "a vLLM address of something else", _by_server(lambda p: p.serve(404, "nothing here")),
+         "without a path behind it"),
+    Case("ppo", "a vLLM address of a web page", _by_server(lambda p: p.serve(200, "<html>")), "as vLLM does"),
+    Case("ppo", "a vLLM server of no model", _by_server(lambda p: p.serve(200, '{"data": []}')), "as vLLM does"),
+    Case("ppo", "a vLLM server that says anything to everything", _by_server(lambda p: p.serve(200, _MODELS)),
+         "answers a completion with something else"),
+    Case("ppo", "a vLLM server that takes no adapters", _by_server(_stand_in(runtime=False)),
+         "VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
+    Case("ppo", "a vLLM server without LoRA", _by_server(_stand_in(lora=False)), "--enable-lora"),
+    Case("ppo", "a rank that the vLLM server does not take", _by_server(_stand_in(max_rank=8)), "--max-lora-rank 16"),
+    Case("ppo", "a vLLM server of other weights", _by_server(_stand_in(other=True)), "serves other weights"),
+    Case("ppo", "a vLLM server of other weights elsewhere", _by_server(_stand_in(other=True, root="org/m")),
+         "serves another model than"),
+    Case("ppo", "a vLLM server with raw log-probabilities", _by_server(_stand_in(processed=False)),
+         "--logprobs-mode processed_logprobs"),
+    Case("ppo", "a vLLM server with a short context", _by_server(_stand_in(context=8)), "--max-model-len"),
+    Case("ppo", "adapters that the vLLM server does not see", _by_server(_stand_in(), "--vllm.seen-as", "/elsewhere"),
+         "vllm.seen_as"),
+    Case("ppo", "all weights to a vLLM server that can't reload", _by_server(_stand_in(), "--tune", "full"),
+         "VLLM_SERVER_DEV_MODE=1"),
+]
+
+
 # --- rewards ------------------------------------------------------------------------------------------------
 
 FUNCTIONS = [
@@ -1450,7 +1516,7 @@ EVALUATIONS = [
 ]
 
 
-CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *PLACES, *RECIPES, *LEDGER, *EVALUATIONS]
+CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *EVALUATIONS]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 
@@ -1550,11 +1616,12 @@ def _in_process(case: Case, arguments: list[str], place: Place) -> tuple[int | N
     out, err = io.StringIO(), io.StringIO()
     # an endpoint that is down is tried again for 7.5 s; here without the waiting
     waits = mock.patch("trivet.judge.rewards.time.sleep", lambda seconds: None)
+    looks = mock.patch("trivet.generate.vllm_server.LOOK_SECONDS", 1.0)  # likewise for a server that is silent
     with mock.patch.dict(os.environ, place.environment), _limited(case.largest), \
             contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             if case.command == "ppo":
-                with waits:
+                with waits, looks:
                     trivet(arguments)
             else:
                 trivet(arguments)

@@ -44,5 +44,9 @@ def report(name: str, figures: dict[str, Any], chosen: argparse.Namespace, *, lo
 
 
 def load_average() -> float:
-    """Load of the last minute, before the benchmark begins."""
-    return os.getloadavg()[0]
+    """Load of the last minute, before the benchmark begins; warns where something else is at work."""
+    load = os.getloadavg()[0]
+    if load > QUIET_LOAD:
+        print(f"warning: a load of {load:.2f} stands above {QUIET_LOAD}: times taken now are not the machine's own, "
+              "and the result says so", file=sys.stderr, flush=True)
+    return load

@@ -11,7 +11,7 @@ ended by length alone on both sides, so that every round has the same tokens; wh
 
     equal_lengths   16 prompts of like length, 48 new tokens each
     real_lengths    64 prompts, up to 128 new tokens, lengths as in answer_lengths.json
-    on a GPU        256 prompts each, 128 new tokens, and the same lengths four times
+    on a GPU        256 prompts each (the same 64 numbered 1 to 4), 128 new tokens, or the same lengths
 
     ratio_SIDE                TRL's seconds for a step over the side's: the median over rounds, with the least and the
                               largest
@@ -212,10 +212,17 @@ def figures_of(sides: Sides, steps: dict[str, list[dict[str, Any]]], model: Deco
     }
 
 
+def count(text: str) -> int:
+    """A number of one or more."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
 def pair(text: str) -> tuple[int, int]:
     """`16:64` as two numbers."""
     batch, _, rollout = text.partition(":")
-    return int(batch), int(rollout or batch)
+    return count(batch), count(rollout or batch)
 
 
 def own_options(parser: argparse.ArgumentParser) -> None:
@@ -226,11 +233,11 @@ def own_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", choices=WORKLOADS, nargs="+", default=list(WORKLOADS),
                         help="these workloads alone; the JSON file keeps its other figures")
     parser.add_argument("--sides", choices=["trl", *SIDES], nargs="+", default=["trl", *SIDES], help="these alone")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, help="PPO epochs of both workloads (default: 2, and 1 at real lengths)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each side")
+    parser.add_argument("--rounds", type=count, default=3)
+    parser.add_argument("--epochs", type=count, help="PPO epochs of both workloads (default: 2, and 1 at real lengths)")
+    parser.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)), help="of each side")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--micro-batch", type=int, help="Trivet's rows a pass (default: the stage's)")
+    parser.add_argument("--micro-batch", type=count, help="Trivet's rows a pass (default: the stage's)")
     parser.add_argument("--peer-batches", type=pair, nargs="+", metavar="ROWS:ROLLOUT_ROWS",
                         help="TRL's batch sizes; of several the fastest is taken")
     parser.add_argument("--plot", type=Path, help="draw the figures into this file")

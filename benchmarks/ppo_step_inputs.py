@@ -65,8 +65,7 @@ def inputs(folder: Path, chosen: argparse.Namespace, device: str) -> tuple[dict[
     tokenizer = load_tokenizer(source)
     ensure_template(tokenizer)
     prompts = read_rows(chosen.data or PROMPTS, Prompt)
-    tokens = [prompt_ids(tokenizer, p.messages) for p in prompts]
-    workloads = _workloads(prompts, tokens, chosen, device, folder)
+    workloads = _workloads(prompts, tokenizer, chosen, device, folder)
     used = {r["id"] for w in workloads for r in w.rows}
     heldout = next((p for p in prompts if p.id not in used), None)
     if heldout is None:
@@ -76,16 +75,17 @@ def inputs(folder: Path, chosen: argparse.Namespace, device: str) -> tuple[dict[
     (folder / "heldout.jsonl").write_text(heldout.model_dump_json() + "\n")
     job = {"folder": str(folder), "model": str(source.folder), "reward_full": str(full), "device": device,
            "reward_adapter": str(adapter), "heldout": str(folder / "heldout.jsonl"),
-           "unused_token": _unused(tokenizer, tokens)}
+           "unused_token": _unused(tokenizer, [r["prompt"] for w in workloads for r in w.rows])}
     for workload in workloads:
         workload.prompts.write_text("".join(json.dumps({"id": f"{r['id']}/{i}", "messages": r["messages"]}) + "\n"
                                             for i, r in enumerate(workload.rows)))
     return job, workloads, AutoConfig.from_pretrained(source.folder)
 
 
-def _workloads(prompts: Sequence[Prompt], tokens: Sequence[list[int]], chosen: argparse.Namespace,
+def _workloads(prompts: Sequence[Prompt], tokenizer: Any, chosen: argparse.Namespace,
                device: str, folder: Path) -> list[Workload]:
-    """The chosen workloads. Prompts are distinct but for a GPU's, where 64 come four times."""
+    """The chosen workloads. No two prompts are equal, since the engine would read them once."""
+    tokens = [prompt_ids(tokenizer, p.messages) for p in prompts]
     distinct = list({tuple(t): (p, t) for p, t in zip(prompts, tokens, strict=True)}.values())
     times, count, new = (4, 64, 128) if device == "cuda" else (1, 16, 48)
     answers = read_json(LENGTHS)["answers"]
@@ -96,8 +96,15 @@ def _workloads(prompts: Sequence[Prompt], tokens: Sequence[list[int]], chosen: a
                           expected=f"more than {max(count, len(answers))}", mend="give a file with more prompts")
 
     def rows(pairs: Sequence[tuple[Prompt, list[int]]], lengths: Sequence[int]) -> list[dict[str, Any]]:
-        return [{"id": p.id, "messages": [m.model_dump() for m in p.messages], "prompt": t, "length": n}
-                for (p, t), n in zip(pairs, lengths, strict=True)] * times
+        found = []
+        for copy in range(times):
+            for (p, _), length in zip(pairs, lengths, strict=True):
+                messages = [m.model_dump() for m in p.messages]
+                if copy:  # a GPU's batch is larger than the file: the same prompts, numbered
+                    messages[0]["content"] = f"{copy + 1}. {messages[0]['content']}"
+                found.append({"id": p.id, "messages": messages, "length": length,
+                              "prompt": prompt_ids(tokenizer, Prompt(id=p.id, messages=messages).messages)})
+        return found
 
     middle = statistics.median(len(t) for _, t in distinct)
     alike = sorted(distinct, key=lambda pair: abs(len(pair[1]) - middle))[:count]

@@ -13,6 +13,7 @@ import torch
 
 from arithmetic import Decoder, Work, needed
 from trivet.training.flops import counting
+from turns import Worker, WorkerEnded
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -73,3 +74,13 @@ def test_says_what_can_not_be(tmp_path) -> None:
         [sys.executable, str(BENCHMARKS / "ppo_step.py"), "--quick", "--peer-env", str(tmp_path)],
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent / "src")})
     assert done.returncode == 2 and "--peer-env" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("word", "memory"), [("OutOfMemoryError", True), ("ValueError", False)])
+def test_a_side_that_dies_says_why(word, memory) -> None:
+    program = f"import turns; turns.hand_over({{}}); raise SystemExit('torch.{word}: of all things')"
+    with Worker([sys.executable, "-c", program], {**os.environ, "PYTHONPATH": str(BENCHMARKS)}) as worker:
+        assert worker.listen() == {}
+        with pytest.raises(WorkerEnded, match="of all things") as died:
+            worker.turn()
+    assert died.value.out_of_memory is memory

@@ -25,6 +25,29 @@ class Sampling(Part):
     """Texts that end an answer; its text is cut before them."""
 
 
+class VLLM(Part):
+    """Answers from a running vLLM server."""
+
+    in_flight: int = Field(64, ge=1, le=1024)
+    """Prompts that the server works on at a time."""
+    timeout: float = Field(600.0, gt=0, le=86_400)
+    """Seconds one request may take."""
+    retries: int = Field(3, ge=0, le=20)
+    """Times a request is sent again, with growing pauses, before the server counts as gone."""
+    wait: float = Field(600.0, ge=0, le=7 * 86_400)
+    """Seconds to wait for a server that is gone; then the run stops, its state saved."""
+    adapters: Path | None = None
+    """Folder through which weights are handed over; the server must see it. Default: `handed` in the run folder."""
+    seen_as: str | None = None
+    """The same folder by the server's own path, where it is mounted elsewhere."""
+    tolerance: float = Field(0.15, gt=0)
+    """Nats a token, in the mean, by which the server's log-probabilities may differ from the trainer's."""
+    cap: float = Field(2.0, ge=1)
+    """Truncates the importance weights that correct for what differs below the tolerance."""
+    key: str = "VLLM_API_KEY"
+    """Environment variable that holds the server's key, where it wants one."""
+
+
 class SampleConfig(StageConfig):
     """Several answers to each prompt, from one model."""
 

@@ -31,6 +31,8 @@ Role = str
 class Roles(Protocol):
     """What PPO needs of its models."""
 
+    base: ModelSource
+    """What the policy started from, and the reference is."""
     value_head: nn.Linear | None
     """None where there is no critic."""
     has_critic: bool

@@ -17,6 +17,7 @@ from trivet.config import (
     ReportTo,
     StageConfig,
 )
+from trivet.generate.config import VLLM
 
 Estimator = Literal["gae", "rloo", "grpo", "reinforce++"]
 
@@ -182,7 +183,9 @@ class PPOConfig(StageConfig):
     input_fields: ClassVar[tuple[str, ...]] = (
         "prompts", "model", "reward", "ptx.data", "evaluation.prompts", "evaluation.reward")
     not_in_fingerprint: ClassVar[tuple[str, ...]] = (
-        "out", "overwrite", "report_to", "checkpoint", "device.shard", "force", "score_tokens")
+        "out", "overwrite", "report_to", "checkpoint", "device.shard", "force", "score_tokens", "url",
+        "vllm.in_flight", "vllm.timeout", "vllm.retries", "vllm.wait", "vllm.adapters", "vllm.seen_as",
+        "vllm.tolerance", "vllm.key")
 
     out: Path = Path("runs/ppo")
     """Folder of this stage's run."""
@@ -210,6 +213,12 @@ class PPOConfig(StageConfig):
     """Learning rate of the value head; default: ten times the policy's."""
     sampling: PPOSampling = PPOSampling()
     """How rollouts are drawn."""
+    generate: Literal["torch", "vllm"] = "torch"
+    """Who draws them: the policy in this process, or a running vLLM server that is given the policy's weights."""
+    url: str | None = None
+    """That server's address, such as http://localhost:8000."""
+    vllm: VLLM = VLLM()
+    """Dealing with that server."""
     rollout: int = Field(32, ge=1)
     """Answers a step."""
     answers: int = Field(1, ge=1)
@@ -264,6 +273,10 @@ class PPOConfig(StageConfig):
     def _fits(self) -> PPOConfig:
         if self.rollout % self.answers:
             raise ValueError(f"answers: {self.answers} do not divide a rollout of {self.rollout}")
+        if self.generate == "vllm" and self.url is None:
+            raise ValueError("url: rollouts by vLLM need the address of a running server; give --url http://…")
+        if self.generate != "vllm" and self.url is not None:
+            raise ValueError("url: only rollouts by vLLM need it; set generate: vllm, or leave it out")
         if self.prompt_baseline and self.answers < 2:
             raise ValueError("prompt_baseline: needs two answers to each prompt at least; set answers")
         if self.advantage in ("rloo", "grpo"):

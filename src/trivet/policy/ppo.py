@@ -23,10 +23,12 @@ from trivet.data.chat import context_length
 from trivet.evaluate.capability import assess, refuse
 from trivet.evaluate.config import MAX_FAIL
 from trivet.generate.sample import text_of
+from trivet.generate.vllm_server import RolloutInterrupted, ServerLost
 from trivet.models.merge import merge_policy
 from trivet.models.source import ModelSource
 from trivet.policy import state as states
 from trivet.policy.advantage import estimate, others_mean, token_rewards
+from trivet.policy.behaviour import require_server, rollouts_by_server, weigh
 from trivet.policy.config import PPOConfig
 from trivet.policy.kl import kl_estimate, sequence_kl
 from trivet.policy.passes import Evaluated, evaluate_tokens
@@ -90,6 +92,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
     """
     compute = prepare(config.device, run.meter)
     seed_all(config.seed)
+    require_server(config)
     setup = prepare_models(config, compute, run.meter.count)
     optimizer = make_optimizer(setup.roles, config)
     start = checkpoints.begin(run.path("checkpoints"))
@@ -103,7 +106,8 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
             _check(setup, config)
         state = PPOState(kl_coef=config.kl.coef, scale=setup.scale)
     trackers = Trackers(config.report_to if run.writes else [], run.folder, config.model_dump(mode="json"))
-    with graceful() as interruption, bar("ppo", config.stop.steps or 0) as advance:
+    with (graceful() as interruption, bar("ppo", config.stop.steps or 0) as advance,
+          rollouts_by_server(config, setup, run, lambda: interruption.requested)):
         advance(state.step)
 
         def say(text: str) -> None:
@@ -118,11 +122,18 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
                 state = replace(state, scale=_first_scale(setup, config))
             first = watch(state, config.evaluation.samples)
             say(f"held-out reward {first.reward:+.3f} before")
+        saved = state.step
         while True:
             began = time.monotonic()
             reason: str | None = first_met(_after(config), _stop_state(state, None)) if state.step else None
             if reason is None:
-                state, reason = _step(setup, optimizer, state, config, run, trackers, say)
+                try:
+                    state, reason = _step(setup, optimizer, state, config, run, trackers, say)
+                except (ServerLost, RolloutInterrupted):
+                    # while the rollout was awaited: nothing has changed since the last step
+                    if state.step not in (0, saved):
+                        states.save(run, state, setup.roles, optimizer, config.checkpoint.keep, compute.threads)
+                    raise
             if reason is not None:
                 break
             advance(1)
@@ -137,6 +148,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
             interrupted = here().any(interruption.requested)
             if last or interrupted or state.step % config.checkpoint.every == 0:
                 states.save(run, state, setup.roles, optimizer, config.checkpoint.keep, compute.threads)
+                saved = state.step
             if interrupted and not last:
                 raise KeyboardInterrupt
     print(f"stop={reason} after {state.step} steps, {state.episodes} answers", flush=True)
@@ -192,13 +204,17 @@ def _step(
     baseline = others_mean(penalised, config.answers) if config.prompt_baseline else torch.zeros(())
     rewards = token_rewards(penalised - baseline, per_token, mask, state.kl_coef if in_reward else 0.0)
     advantages, returns = estimate(config.advantage, rewards, old.values, mask, answers=config.answers,
-                                   gamma=config.gamma, lam=config.lam)
+                                    gamma=config.gamma, lam=config.lam)
+    mismatch: dict[str, float] = {}
+    if setup.remote is not None and rollout.behaviour_logps is not None:
+        advantages, mismatch = weigh(advantages, old.logps, rollout.behaviour_logps, mask, config.vllm.cap)
+        mismatch["staleness"] = setup.remote.staleness(state.step)
     with phase("update"):
         stats = update(setup.roles, optimizer, minibatches, old, advantages, returns, config, step,
                        setup.earlier)
     following = state.next(kl=float(kl.mean()), episodes=len(rollout), tokens=rollout.tokens, seconds=0.0,
                            config=config.kl)
-    row = _metrics(rollout, scores, penalised, kl, old, returns, stats, state, following)
+    row = _metrics(rollout, scores, penalised, kl, old, returns, stats, state, following) | mismatch
     run.log("metrics", row)
     run.log("timing", {"step": step, "tokens": rollout.tokens, **phase.seconds})
     _write_rollout(run, rollout, scores, kl, old, step)
@@ -225,13 +241,17 @@ def _sample(setup: Setup, config: PPOConfig, step: int) -> Rollout:
     chosen = [setup.train[i] for i in batch_indices(step, len(setup.train), count, config.seed)]
     tokens = [setup.tokens[p.id] for p in chosen]
     seeds = [(config.seed * 1_000_003 + step) * 100_003 + i for i in range(len(chosen))]
-    with setup.roles.model("policy") as model, shard.whole(model):
-        groups = here().gather(setup.engine(model).generate(
-            here().deal(tokens), setup.sampling, n=config.answers, seeds=here().deal(seeds)))
+    if setup.remote is not None:
+        groups = setup.remote.draw(step - 1, tokens, n=config.answers, seeds=seeds)
+    else:
+        with setup.roles.model("policy") as model, shard.whole(model):
+            groups = here().gather(setup.engine(model).generate(
+                here().deal(tokens), setup.sampling, n=config.answers, seeds=here().deal(seeds)))
     return make_rollout([p for p in chosen for _ in range(config.answers)],
                         [t for t in tokens for _ in range(config.answers)],
                         answers := [a for group in groups for a in group],
-                        [text_of(setup.tokenizer, a, setup.sampling.stop) for a in answers])
+                        [text_of(setup.tokenizer, a, setup.sampling.stop) for a in answers],
+                        behaviour=setup.remote is not None)
 
 
 def _first_scale(setup: Setup, config: PPOConfig) -> RewardScale:

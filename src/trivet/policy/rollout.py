@@ -26,6 +26,9 @@ class Rollout:
     answers: list[tuple[int, ...]]
     ended: list[bool]
     mask: torch.Tensor
+    behaviour_logps: torch.Tensor | None = None
+    """Log-probabilities [B, R] that another engine gave for what it drew, 0 outside the mask; None where the policy
+    that is trained drew it."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -76,12 +79,17 @@ def length_mask(lengths: Sequence[int]) -> torch.Tensor:
 
 
 def make_rollout(prompts: Sequence[Prompt], prompt_tokens: Sequence[Sequence[int]],
-                 answers: Sequence[Generated], texts: Sequence[str]) -> Rollout:
-    """A rollout from prompts and one generated answer to each."""
+                 answers: Sequence[Generated], texts: Sequence[str], *, behaviour: bool = False) -> Rollout:
+    """A rollout from prompts and one generated answer to each. behaviour: another engine drew them."""
     samples = [Sample(p.id, tuple(p.messages), t, p.reference, tuple(p.tags))
                for p, t in zip(prompts, texts, strict=True)]
+    mask = length_mask([len(g.token_ids) for g in answers])
+    logps = None
+    if behaviour:
+        logps = torch.zeros(mask.shape)
+        logps[mask] = torch.tensor([p for g in answers for p in g.logps])
     return Rollout(samples, [tuple(t) for t in prompt_tokens], [g.token_ids for g in answers],
-                   [g.ended for g in answers], length_mask([len(g.token_ids) for g in answers]))
+                   [g.ended for g in answers], mask, logps)
 
 
 def micro_batch(rollout: Rollout, rows: Sequence[int], pad: int, device: Any) -> MicroBatch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trivet.artifacts import Prompt, first_turn, is_held_out, read_rows
 from trivet.data.chat import context_length, ensure_template, prompt_ids, require_room, stop_token_ids
@@ -24,6 +24,9 @@ from trivet.policy.state import RewardScale
 from trivet.training import shard
 from trivet.training.device import Compute
 from trivet.training.ranks import here
+
+if TYPE_CHECKING:
+    from trivet.policy.behaviour import RemotePolicy
 
 
 @dataclass
@@ -47,6 +50,8 @@ class Setup:
     compute: Compute
     spread: bool = False
     """Whether the roles' models are spread over several processes (FSDP2)."""
+    remote: RemotePolicy | None = None
+    """Draws the rollouts in the policy's place, where a server does (policy/behaviour.py)."""
 
     def scores(self, reward: Reward, samples: Sequence[Sample], name: str) -> list[float]:
         """Scores of a reward, checked. It may stand on the policy's trunk, and of that each rank makes as many passes
@@ -97,6 +102,9 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
 
     Raises TrivetError for prompts longer than the context and for rewards that do not load.
     """
+    if config.generate != "torch" and config.device.shard == "full":
+        raise TrivetError("rank 0 alone hands a server the weights, of which it would hold a share",
+                          field="device.shard", mend="--device.shard none, or --generate torch")
     train, heldout = split_prompts(config)
     source = resolve(config.model)
     tokenizer = load_tokenizer(source)
@@ -134,7 +142,8 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
         _start_critic(roles, models[trained[0]], config)
     for line in roles.plan():
         print(line)
-    spread = shard.wanted(config.device, compute.device) and _spread(roles, compute.device)
+    spread = shard.wanted(config.device, compute.device) and config.generate == "torch" \
+        and _spread(roles, compute.device)
     for spec, loaded in models.items():
         if spec not in shared:
             print(f"  reward {spec}: loaded apart, {loaded.model.parameters * 4 / 1e6:.0f} MB at most")
