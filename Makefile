@@ -42,6 +42,7 @@ figures: $(VENV)/.installed
 	$(BIN)/trivet ledger runs/figures/demo
 	$(BIN)/python benchmarks/evaluation.py --data "$(DATA)" --json benchmarks/results/evaluation.json
 	$(BIN)/python benchmarks/reward_training.py --json benchmarks/results/reward_training.json
+	$(BIN)/python benchmarks/step_scaling.py --json benchmarks/results/step_scaling.json --plot docs/images/step_scaling.png
 	$(BIN)/python benchmarks/ppo_step.py --json benchmarks/results/ppo_step.json --plot docs/images/ppo_step.png
 
 wheel: $(VENV)/.installed

@@ -77,10 +77,15 @@ def _dispatch(arguments: list[str]) -> None:
         from trivet.report.evaluation import evaluate_command
 
         evaluate_command(rest, parse)
+    elif command == "ppo" and "--plan" in rest:
+        from trivet.policy.plan_command import plan_command
+
+        plan_command(rest, parse)
     elif command in STAGES:
         stage = STAGES[command]
+        more = "; --plan prints memory and step time instead (trivet ppo --plan --help)" if command == "ppo" else ""
         config = parse(stage.config_type(), _positional(rest, "model") if command == "evaluate" else rest, command,
-                       stage.help)
+                       stage.help + more)
         summary = run_stage(stage, config)
         from trivet.report.terminal import print_summary
 

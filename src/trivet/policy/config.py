@@ -302,3 +302,42 @@ class PPOConfig(StageConfig):
     def has_critic(self) -> bool:
         """Whether the estimator needs values."""
         return self.advantage == "gae"
+
+
+class PlanOptions(Part):
+    """What `ppo --plan` asks beside the settings of the run."""
+
+    gpus: int = Field(0, ge=0, le=100_000)
+    """GPUs among which the answers are shared out. 0: the CPU (or the GPU) of this machine, alone."""
+    machine: str = "here"
+    """Whose rates: here, measured now in some seconds; or a name in machines.yaml (or in --plan.rates)."""
+    rates: Path | None = None
+    """A file of measured rates, in place of the machines.yaml that comes along."""
+    save_rates: Path | None = None
+    """Write what was measured here to this file, for `rates` elsewhere."""
+    prompt_tokens: int = Field(64, ge=1, le=10**7)
+    """Mean length of a prompt."""
+    response_tokens: int | None = Field(None, ge=1, le=10**7)
+    """Mean length of an answer. Default: sampling.max_new_tokens, the longest."""
+    as_json: bool = False
+    """Print JSON in place of tables."""
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> PlanOptions:
+        if self.machine == "here" and self.rates is not None:
+            raise ValueError("rates: name one of its machines with --plan.machine")
+        if self.machine != "here" and self.save_rates is not None:
+            raise ValueError("save_rates: only what is measured here can be saved; leave --plan.machine out")
+        return self
+
+
+class PlanConfig(PPOConfig):
+    """Memory and step time of a `ppo` run with these settings. Nothing is trained, no run folder is made, prompts need
+    not exist."""
+
+    prompts: Path | None = None  # type: ignore[assignment]
+    """Not read."""
+    reward: list[str] = []
+    """Reward models count by the size of their files. None: one like the policy is taken for granted."""
+    plan: PlanOptions = PlanOptions()
+    """The question."""

@@ -1,0 +1,400 @@
+"""`trivet ppo --plan`: what a run would need in memory and how long a step would take, before any weight is loaded.
+
+Memory is arithmetic on the model's config.json; what backward keeps of a block was counted tensor by tensor
+(tests/policy/test_plan.py holds it). Time is operations by phase over measured rates (rates.py): those of this machine,
+measured now, or of one that was measured before (machines.yaml, or a file of one's own). A rate that nobody measured is
+not made up: the time that needs it is a lower bound, and says so, or is missing.
+
+Not covered: the traffic between devices, mixtures of experts, rollouts by vLLM, quantized trunks, evaluations.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from trivet.artifacts import read_json
+from trivet.config import EMBEDDED, LoRA, load_yaml
+from trivet.errors import TrivetError
+from trivet.policy.config import PlanConfig
+
+GATED = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "olmo2", "granite", "phi3"}
+"""Kinds whose MLP has a gate: three matrices."""
+CHUNK_LOGITS = 2**23
+"""As policy/vocabulary.py has it, which needs torch."""
+ROLLOUT_ROWS = 64
+"""Rows that the in-process engine holds at once (policy/setup.py)."""
+MACHINES = Path(__file__).with_name("machines.yaml")
+
+
+# --- the model ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder's sizes, from its config.json."""
+
+    kind: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    tied: bool
+    context: int | None
+
+    @property
+    def query(self) -> int:
+        """Width of all heads together."""
+        return self.heads * self.head_dim
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """The linear layers of a block: name → (inputs, outputs)."""
+        h, q, kv, i = self.hidden, self.query, self.kv_heads * self.head_dim, self.intermediate
+        if self.kind == "gpt2":
+            return {"c_attn": (h, 3 * h), "attn.c_proj": (h, h), "c_fc": (h, i), "mlp.c_proj": (i, h)}
+        return {"q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h),
+                "gate_proj": (h, i), "up_proj": (h, i), "down_proj": (i, h)}
+
+    @property
+    def matrices(self) -> int:
+        """Weights in a block's matrices."""
+        return sum(a * b for a, b in self.linears().values())
+
+    @property
+    def block(self) -> int:
+        """Parameters of a block."""
+        if self.kind == "gpt2":
+            return self.matrices + sum(b for _, b in self.linears().values()) + 4 * self.hidden
+        norms = {"gemma2": 4, "gemma3_text": 4}.get(self.kind, 2) * self.hidden
+        biases = self.query + 2 * self.kv_heads * self.head_dim if self.kind == "qwen2" else 0
+        heads = 2 * self.head_dim if self.kind in ("qwen3", "gemma3_text") else 0
+        if self.kind == "olmo2":
+            heads = self.query + self.kv_heads * self.head_dim
+        return self.matrices + norms + biases + heads
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        words = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        if self.kind == "gpt2":
+            return words + (self.context or 0) * self.hidden + self.layers * self.block + 2 * self.hidden
+        return words + self.layers * self.block + self.hidden
+
+    def adapter(self, config: LoRA) -> int:
+        """Parameters of a LoRA adapter in one block. Raises TrivetError for a target that no layer has."""
+        found = self.linears()
+        if config.targets == "attention":
+            chosen = [n for n in found if n in ("q_proj", "k_proj", "v_proj", "o_proj", "c_attn", "attn.c_proj")]
+        elif config.targets == "all-linear":
+            chosen = list(found)
+        else:
+            for target in config.targets:
+                if not any(n == target or n.endswith(f".{target}") for n in found):
+                    raise TrivetError(f"{target!r} fits no linear layer of this model", field="lora.targets",
+                                      mend=f"the layers are: {', '.join(found)}")
+            chosen = [n for n in found if any(n == t or n.endswith(f".{t}") for t in config.targets)]
+        return sum(config.r * sum(found[n]) for n in chosen)
+
+
+def read_shape(model: str) -> Shape:
+    """The shape of a model named by a folder (config.json is enough), a hub id, or the embedded model's name.
+
+    Raises TrivetError for a configuration that is missing, of another kind than a decoder, or a mixture of experts.
+    """
+    file = _config_file(model)
+    whole = read_json(file)
+    found = whole.get("text_config") or whole
+    kind = str(found.get("model_type") or whole.get("model_type"))
+    if any(found.get(k) for k in ("num_experts", "num_local_experts", "n_routed_experts")):
+        raise TrivetError("this is a mixture of experts, for which there is no plan", file=file, field="model",
+                          mend="give a dense decoder")
+    if kind not in GATED | {"gpt2"}:
+        raise TrivetError(f"models of the kind {kind!r} can't be planned", file=file, field="model_type",
+                          expected=", ".join(sorted(GATED | {"gpt2"})), mend="give one of these kinds")
+
+    def number(*names: str, default: int | None = None) -> int:
+        value = next((found[n] for n in names if found.get(n) is not None), default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise TrivetError(f"{names[0]} is {value!r}", file=file, field=names[0], expected="a positive number",
+                              mend="give the config.json that belongs to the model")
+        return value
+
+    hidden, heads = number("hidden_size", "n_embd"), number("num_attention_heads", "n_head")
+    return Shape(
+        kind=kind, layers=number("num_hidden_layers", "n_layer"), hidden=hidden, heads=heads,
+        kv_heads=number("num_key_value_heads", default=heads), head_dim=number("head_dim", default=hidden // heads),
+        intermediate=number("intermediate_size", "n_inner", default=4 * hidden if kind == "gpt2" else None),
+        vocabulary=number("vocab_size"),
+        # gpt2 and gemma tie where they do not say otherwise, and so did transformers' own default
+        tied=bool(found.get("tie_word_embeddings", whole.get("tie_word_embeddings", kind in (
+            "gpt2", "gemma", "gemma2", "gemma3_text")))),
+        context=number("max_position_embeddings", "n_positions", default=2**31))
+
+
+def _config_file(model: str) -> Path:
+    from trivet.models.source import adapter_base, require_hub, resolve
+
+    folder = Path(model).expanduser()
+    if model == EMBEDDED or folder.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
+        source = resolve(model)
+        return (adapter_base(source) if source.is_adapter else source).folder / "config.json"
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:  # the configuration alone: the weights may be a hundred gigabytes
+        return Path(hf_hub_download(model, "config.json", local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        require_hub(model)
+    try:
+        return Path(hf_hub_download(model, "config.json"))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise TrivetError(f"the hub does not give {model!r}: {str(error).splitlines()[0][:200]}", field="model",
+                          mend="check the id, and `hf auth login` for a gated model") from error
+
+
+# --- rates ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device was measured to do. None: not measured."""
+
+    source: str
+    precision: str
+    """Of the trunk, at which they were measured."""
+    matmul: float
+    """FLOP/s of large matrix products."""
+    bandwidth: float | None = None
+    """Bytes/s at which weights are read."""
+    forward: float | None = None
+    """Share of `matmul` that a forward pass of a block reaches."""
+    update: float | None = None
+    """The same of forward and backward, adapters as in the update."""
+    head: float | None = None
+    """The same of the output layer with its softmax, forward and backward."""
+    decode_block: float | None = None
+    """Seconds of a block in a decode step, beyond its products and reading its weights."""
+    decode_step: float | None = None
+    """Seconds of a decode step beyond its blocks: sampling, bookkeeping."""
+    runtime_bytes: float | None = None
+    """Memory of the program itself."""
+
+
+def read_rates(machine: str, file: Path | None) -> Rates:
+    """The rates of a machine by its name in `file`, or in machines.yaml. Raises TrivetError for an unknown one."""
+    path = file or MACHINES
+    known, lines = load_yaml(path)
+    if machine not in known:
+        raise TrivetError(f"no rates of {machine!r} were measured", file=path, field="plan.machine",
+                          expected=f"here, or one of: {', '.join(known) or 'none'}",
+                          mend="on that machine run `trivet ppo --plan --plan.save-rates FILE`, and give the file here "
+                          "with --plan.rates FILE")
+    values = known[machine]
+    names = {f.name for f in fields(Rates)}
+    required = {"source", "precision", "matmul"}
+    if not isinstance(values, dict) or not required <= set(values) <= names:
+        raise TrivetError(f"the rates of {machine!r} are not complete", file=path, line=lines.get((machine,)),
+                          expected=f"{', '.join(sorted(required))}; known are {', '.join(sorted(names))}",
+                          mend="let `trivet ppo --plan --plan.save-rates FILE` write it")
+    for name, value in values.items():
+        word = name in ("source", "precision")
+        fits = isinstance(value, str) if word else (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            # a step may cost nothing beyond its blocks
+            and (value >= 0 if name.startswith("decode") else value > 0))
+        if not fits or (name == "precision" and value not in ("float32", "bfloat16")):
+            raise TrivetError(f"{name} is {value!r}", file=path, line=lines.get((machine, name)), field=name,
+                              expected="float32 or bfloat16" if name == "precision" else "a positive number",
+                              mend="write a rate that was measured")
+    return Rates(**values)
+
+
+# --- memory ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory of one role or purpose, in bytes, on one device."""
+
+    what: str
+    whole: float
+    """Where each device holds a copy."""
+    sharded: float
+    """Where FSDP divides it among the devices."""
+    when: str
+    """always, or the phase that needs it."""
+
+
+def memory(shape: Shape, config: PlanConfig, precision: str, prompt: float, response: float,
+           runtime: float | None) -> list[Need]:
+    """Needs of each role on each of `config.plan.gpus` devices (one for none). precision: of the frozen trunk."""
+    devices = max(1, config.plan.gpus)
+    width = 2 if precision == "bfloat16" else 4
+    lora = config.tune == "lora"
+    adapted = min(config.lora.last_layers or shape.layers, shape.layers) if lora else shape.layers
+    adapter = shape.adapter(config.lora) * adapted if lora else 0
+    separate = config.has_critic and config.critic == "separate"
+    found: list[Need] = []
+
+    def need(what: str, size: float, *, shared: bool = True, when: str = "always") -> None:
+        found.append(Need(what, size, size / devices if shared else size, when))
+
+    if lora:
+        need(f"policy: frozen trunk, {precision}", shape.parameters * width)
+        need("policy: adapter, float32", adapter * 4)
+        need("reference: the trunk, adapters off", 0)
+        need("critic: adapter, float32" if separate else _critic(config), adapter * 4 if separate else 0)
+        trained = adapter * (2 if separate else 1)
+    else:
+        need("policy: all weights, float32", shape.parameters * 4)
+        need(f"reference: a model of its own, {precision}", shape.parameters * width)
+        need("critic: a model of its own, float32" if separate else _critic(config),
+             shape.parameters * 4 if separate else 0)
+        trained = shape.parameters * (2 if separate else 1)
+    size, how = _reward(config, shape, adapter, width)
+    need(f"reward: {how}", size)
+    need("gradients, float32", trained * 4, when="update")
+    need("optimizer's moments, float32", trained * 8)
+    rows = min(ROLLOUT_ROWS, math.ceil(config.rollout / devices))
+    length = prompt + response
+    need(f"keys and values of {rows} rollouts", rows * length * kv_bytes(shape, width), shared=False, when="rollout")
+    micro = min(config.micro_batch, math.ceil(config.rollout / devices))
+    kept = kept_bytes(shape, precision if lora else "float32", config.lora.r if lora else None)
+    # answers to one prompt share it
+    tokens = micro * (prompt / min(config.answers, micro) + response)
+    need(f"activations of a micro-batch of {micro}", adapted * tokens * kept, shared=False, when="update")
+    # made, turned to probabilities and multiplied at once; policy/vocabulary.py
+    need("logits of a chunk", 3 * 4 * min(CHUNK_LOGITS, micro * response * shape.vocabulary), shared=False,
+         when="update")
+    if runtime is not None:
+        need("the program itself", runtime, shared=False)
+    if devices > 1:
+        # FSDP gathers a unit (a block; the embeddings) while it is computed
+        unit = max(shape.block, shape.vocabulary * shape.hidden) * (width if lora else 4)
+        found.append(Need("a gathered unit of FSDP", 0.0, unit, "always"))
+    return found
+
+
+def peak(needs: list[Need], sharded: bool) -> float:
+    """The most that is needed at once: what is always there, and the hungrier of rollout and update."""
+    def size(when: str) -> float:
+        return sum(n.sharded if sharded else n.whole for n in needs if n.when == when)
+
+    return size("always") + max(size("rollout"), size("update"))
+
+
+def kv_bytes(shape: Shape, width: int) -> int:
+    """Keys and values of one token in all blocks."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * width
+
+
+def kept_bytes(shape: Shape, precision: str, rank: int | None) -> float:
+    """What a block keeps for the backward pass, a token, without activation checkpointing; rank: of LoRA, or None.
+
+    Counted on a Llama block in a packed row: queries, keys, values and the result of attention; the inputs of the
+    linear layers (in float32, too, where float32 adapters read a bfloat16 trunk); two norms in float32; the four
+    products of the MLP. `precision` is that of the passes.
+    """
+    width = 2 if precision == "bfloat16" else 4
+    h, i, q, kv = shape.hidden, shape.intermediate, shape.query, shape.kv_heads * shape.head_dim
+    hidden = (32 if width == 2 else 16) * h if rank else (16 if width == 2 else 24) * h
+    mlp = 3 * i * width + i * (4 if rank else width)
+    return hidden + mlp + 2 * (q + kv) * width + 4 * len(shape.linears()) * (rank or 0) + 4 * shape.heads + 8
+
+
+def _critic(config: PlanConfig) -> str:
+    return "critic: a head on the policy's pass" if config.has_critic else f"critic: none ({config.advantage})"
+
+
+def _reward(config: PlanConfig, shape: Shape, adapter: int, width: int) -> tuple[float, str]:
+    """Bytes of the reward models, and what was taken for granted."""
+    from trivet.judge.rewards import parse_terms
+
+    if not config.reward:
+        if config.tune == "lora":
+            return adapter * 4, "an adapter on the trunk (none named)"
+        return shape.parameters * width, "a model of the policy's size (none named)"
+    models = [t.spec for t in parse_terms(config.reward) if t.kind == "model"]
+    size = sum(f.stat().st_size for m in models for f in Path(m).expanduser().glob("*.safetensors"))
+    return size, f"{len(models)} models, by their files" if models else "no model"
+
+
+# --- time -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of a step on one device."""
+
+    name: str
+    flops: float
+    seconds: float
+    bound: bool
+    """True where a rate is missing that would make it longer: `seconds` is the least."""
+
+
+def step_time(shape: Shape, config: PlanConfig, rates: Rates, prompt: float, response: float) -> list[Phase]:
+    """Phases of a step: rollout, scoring, evaluate, update. Each device has its share of the answers."""
+    devices = max(1, config.plan.gpus)
+    rows = math.ceil(config.rollout / devices)
+    width = 2 if rates.precision == "bfloat16" else 4
+    lora = config.tune == "lora"
+    adapted = min(config.lora.last_layers or shape.layers, shape.layers) if lora else shape.layers
+    low_rank = shape.adapter(config.lora) if lora else 0
+    length = prompt + response
+    attention = 4 * shape.query * length
+    separate = config.has_critic and config.critic == "separate"
+    head = 2 * shape.hidden * shape.vocabulary
+    answers = rows * response
+    # answers to one prompt share it in every block but for attention
+    words, lines = rows * prompt / min(config.answers, config.micro_batch) + answers, rows * length
+
+    def forward(blocks: int, low: int = low_rank) -> float:
+        return words * (blocks * 2 * shape.matrices + min(blocks, adapted) * 2 * low) + lines * blocks * attention
+
+    def seconds(flops: float, share: float | None) -> float:
+        return flops / (rates.matmul * (share or 1.0))
+
+    # rollout: prompts once each, then a step a token for the rows that stand together
+    held = min(ROLLOUT_ROWS, rows)
+    steps = math.ceil(rows / held) * response
+    prefill = rows / config.answers * prompt * shape.layers * (2 * shape.matrices + 4 * shape.query * prompt)
+    bandwidth = rates.bandwidth or math.inf
+    block = max(held * (2 * shape.matrices + attention) / rates.matmul,
+                (shape.matrices * width + held * length * kv_bytes(shape, width) / shape.layers) / bandwidth)
+    output = max(held * head / rates.matmul, shape.hidden * shape.vocabulary * width / bandwidth)
+    decode = steps * (shape.layers * (block + (rates.decode_block or 0.0)) + output + (rates.decode_step or 0.0))
+    found = [Phase("rollout", prefill + answers * (shape.layers * (2 * shape.matrices + attention) + head),
+                   seconds(prefill, rates.forward) + decode, rates.decode_block is None)]
+    scored = forward(shape.layers) if _scores(config) else 0.0
+    found.append(Phase("scoring", scored, seconds(scored, rates.forward), rates.forward is None and scored > 0))
+    # evaluate: the blocks below the adapters run once for all roles, and are there for the update, too
+    one_pass = config.minibatches == 1 and rows <= config.micro_batch
+    policy, again = forward(shape.layers), forward(adapted)
+    reference = forward(adapted, 0)
+    passes = policy + reference + (again if separate else 0.0)
+    outputs = 2 * answers * head
+    found.append(Phase("evaluate", passes + outputs, seconds(passes, rates.forward) + seconds(outputs, rates.head),
+                       rates.forward is None))
+    backward = words * adapted * (2 * shape.matrices * (1 if lora else 2) + 4 * low_rank) \
+        + lines * adapted * 2.5 * attention
+    update_passes = config.epochs * (again + backward) * (2 if separate else 1) - (again if one_pass else 0.0)
+    # of a frozen output layer the gradient is made in the forward pass; a trained one's logits are made twice
+    outputs = answers * head * (config.epochs * (2 if lora else 4) - (1 if one_pass else 0))
+    trained = (shape.adapter(config.lora) * adapted if lora else shape.parameters) * (2 if separate else 1)
+    # AdamW reads gradient, weight and two moments and writes three of them
+    adam = config.epochs * config.minibatches * trained * 28 / devices / bandwidth
+    found.append(Phase("update", update_passes + outputs,
+                       seconds(update_passes, rates.update) + seconds(outputs, rates.head) + adam,
+                       rates.update is None))
+    return found
+
+
+def _scores(config: PlanConfig) -> bool:
+    from trivet.judge.rewards import parse_terms
+
+    return not config.reward or any(t.kind == "model" for t in parse_terms(config.reward))
