@@ -85,6 +85,15 @@ def _started_together() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 or (known is not None and known.here().world > 1)
 
 
+def is_rank_0() -> bool:
+    """Whether this process writes and speaks: it is alone, or the first of those that torchrun started."""
+    if not _started_together():
+        return True
+    from trivet.training.ranks import join
+
+    return join().main
+
+
 def _run_together(stage: Stage, config: StageConfig, work: Any, kind: Any) -> Summary:
     """A stage by several processes: rank 0 opens the folder, decides whether there is work, and writes it all."""
     from trivet.runs import Run, execute
@@ -93,20 +102,23 @@ def _run_together(stage: Stage, config: StageConfig, work: Any, kind: Any) -> Su
     ranks = join()
     called = False
 
+    def share(config: Any, run: Any) -> Any:
+        found = work(config, run)
+        run.meter.beside(ranks.gather([run.meter.spent()])[1:])
+        return found
+
     def call(config: Any, run: Any) -> Any:
         nonlocal called
         called = True
-        if stage.trains:
-            ranks.broadcast(True)
-        return work(config, run)
+        ranks.broadcast(stage.trains)
+        return share(config, run) if stage.trains else work(config, run)
 
-    with ranks.failing_together():
-        found: Any = None
-        if ranks.main:
-            found = execute(stage.name, config, call, kind)
-            if not (called and stage.trains):
-                ranks.broadcast(False)
-        elif ranks.broadcast(False):
-            work(config, Run(config.out, writes=False))
-        summary: Summary = ranks.broadcast(found)
+    found: Any = None
+    if ranks.main:
+        found = execute(stage.name, config, call, kind)
+        if not called:
+            ranks.broadcast(False)
+    elif ranks.broadcast(False):
+        share(config, Run(config.out, writes=False))
+    summary: Summary = ranks.broadcast(found)
     return summary

@@ -277,6 +277,9 @@ class PPOConfig(StageConfig):
             raise ValueError("url: rollouts by vLLM need the address of a running server; give --url http://…")
         if self.generate != "vllm" and self.url is not None:
             raise ValueError("url: only rollouts by vLLM need it; set generate: vllm, or leave it out")
+        if self.generate == "vllm" and self.device.shard == "full":
+            raise ValueError("device.shard: rank 0 alone hands a server the weights, of which it would hold a share; "
+                             "set none")
         if self.prompt_baseline and self.answers < 2:
             raise ValueError("prompt_baseline: needs two answers to each prompt at least; set answers")
         if self.advantage in ("rloo", "grpo"):

@@ -43,7 +43,7 @@ class EarlierData:
         places = batch_indices(number + 1, len(self.examples), self.batch, self.seed + _PTX_SEED)
         return sorted((self.examples[i] for i in places), key=lambda e: (len(e.ids), e.ids))
 
-    def parts(self, number: int, even: bool) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
+    def parts(self, number: int, even: bool = False) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
         """(tensors as `sft.collate` makes them, learned tokens of the whole step) of each of this rank's passes.
 
         even: as many passes on each rank; one that is too many counts for nothing: its loss is divided by infinity.

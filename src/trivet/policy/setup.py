@@ -102,9 +102,6 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
 
     Raises TrivetError for prompts longer than the context and for rewards that do not load.
     """
-    if config.generate != "torch" and config.device.shard == "full":
-        raise TrivetError("rank 0 alone hands a server the weights, of which it would hold a share",
-                          field="device.shard", mend="--device.shard none, or --generate torch")
     train, heldout = split_prompts(config)
     source = resolve(config.model)
     tokenizer = load_tokenizer(source)
