@@ -5,7 +5,6 @@ Heavy imports stay inside the chosen command; `trivet --help` loads neither torc
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,7 +71,9 @@ def _together() -> Iterator[bool]:
 
     In stages and recipes all take part; any other command is rank 0's.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    from trivet.stages import started_together
+
+    if not started_together():
         yield True
         return
     from trivet.training.ranks import join

@@ -73,13 +73,13 @@ def run_stage(stage: Stage, config: StageConfig) -> Summary:
     from trivet.runs import execute
 
     work, kind = load(stage.work), load(stage.summary)
-    if _started_together():
+    if started_together():
         return _run_together(stage, config, work, kind)
     summary: Summary = execute(stage.name, config, work, kind)
     return summary
 
 
-def _started_together() -> bool:
+def started_together() -> bool:
     """Whether torchrun started this process beside others. Finds out without torch, which many stages don't need."""
     known = sys.modules.get("trivet.training.ranks")
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 or (known is not None and known.here().world > 1)
@@ -87,7 +87,7 @@ def _started_together() -> bool:
 
 def is_rank_0() -> bool:
     """Whether this process writes and speaks: it is alone, or the first of those that torchrun started."""
-    if not _started_together():
+    if not started_together():
         return True
     from trivet.training.ranks import join
 
