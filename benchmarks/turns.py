@@ -102,8 +102,10 @@ class WorkerEnded(RuntimeError):
     """A worker died in its turn. `out_of_memory`: for want of its device's memory."""
 
     def __init__(self, name: str, code: int, log: str) -> None:
-        self.out_of_memory = "OutOfMemoryError" in log or "DefaultCPUAllocator" in log
-        super().__init__(f"{name} ended with code {code}:\n{log[-4000:]}")
+        killed = code == -9  # by the system, which kills where memory ends
+        self.out_of_memory = killed or "OutOfMemoryError" in log or "DefaultCPUAllocator" in log
+        guess = " (killed: out of memory?)" if killed else ""
+        super().__init__(f"{name} ended with code {code}{guess}:\n{log[-4000:]}")
 
 
 class Worker:

@@ -14,41 +14,73 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from trivet.generate.lean import LeanStep
 from trivet.generate.static_cache import Prefix, SlotCache, prefixes
 from trivet.models.output_layer import backbone, plain_output_layer
 
+SHARED = 4  # tokens that all prompts begin with: from here on they are read once
+
 
 class StaticDecoding:
-    """Prompts and decode steps of one model on a SlotCache, by the model's own forward."""
+    """Prompts and decode steps of one model on a SlotCache."""
 
-    def __init__(self, model: Any, pad: int) -> None:
+    def __init__(self, model: Any, pad: int, lean: bool) -> None:
+        """lean: steps by `LeanStep`, else by the model's own forward. Raises ValueError where a model isn't for it."""
         self.model, self.pad = model, pad
+        self.lean = LeanStep(model) if lean else None
+        self._shared: tuple[int, ...] = ()
+        self._shared_layers: list[tuple[Tensor, Tensor]] = []
+
+    def share(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Read once what all of these prompts begin with, such as a system prompt, if that is worth a pass."""
+        self._shared, count = (), shared_prefix(prompts)
+        if count:
+            ids = torch.tensor([prompts[0][:count]], device=self.model.device)
+            cache = backbone(self.model)(input_ids=ids, use_cache=True).past_key_values
+            self._shared = tuple(prompts[0][:count])
+            self._shared_layers = [(layer.keys, layer.values) for layer in cache.layers]
 
     def read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Read prompts. They are padded on the right, where a causal model does not look: no mask is needed."""
-        device, lengths = self.model.device, [len(p) for p in prompts]
-        ids = torch.full((len(prompts), max(lengths)), self.pad)
+        device, lengths, skip = self.model.device, [len(p) for p in prompts], len(self._shared)
+        ids = torch.full((len(prompts), max(lengths) - skip), self.pad)
         for row, prompt in zip(ids, prompts, strict=True):
-            row[: len(prompt)] = torch.tensor(prompt)
-        ids, last = ids.to(device), torch.tensor(lengths, device=device) - 1
+            row[: len(prompt) - skip] = torch.tensor(prompt[skip:])
+        ids, last = ids.to(device), torch.tensor(lengths, device=device) - skip - 1
         rows = torch.arange(len(prompts), device=device)
+        cache = DynamicCache(config=self.model.config)
+        if skip:
+            for layer, (keys, values) in enumerate(self._shared_layers):
+                cache.update(keys.expand(len(prompts), -1, -1, -1), values.expand(len(prompts), -1, -1, -1), layer)
         output = plain_output_layer(self.model)
         if output is not None:
-            out = backbone(self.model)(input_ids=ids, use_cache=True)
+            out = backbone(self.model)(input_ids=ids, past_key_values=cache, use_cache=True)
             logits = output(out.last_hidden_state[rows, last])
         else:
             kept, place = last.unique(return_inverse=True)
-            out = self.model(input_ids=ids, use_cache=True, logits_to_keep=kept)
+            out = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=kept)
             logits = out.logits[rows, place]
         return prefixes(out.past_key_values, lengths, logits)
 
     def step(self, cache: SlotCache, tokens: Sequence[int]) -> Tensor:
         """Logits [N, V] after one more token in each row of the cache."""
+        if self.lean is not None:
+            return self.lean(cache, tokens)
         positions, mask = cache.begin()
         ids = torch.tensor(tokens, device=positions.device)
         out = self.model(input_ids=ids.unsqueeze(-1), attention_mask=mask, position_ids=positions.unsqueeze(-1),
                          past_key_values=cache, use_cache=True, logits_to_keep=1)
         return out.logits[:, -1]
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens, from the first, are read once for all prompts; 0 where that isn't worth a pass."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))  # in their tokens' order: these two differ most
+    count = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    count = min(count, min(map(len, prompts)) - 1)  # each prompt's last token must be read to go on from it
+    return count if count >= SHARED else 0
 
 
 def longest_row(model: Any) -> int | None:
@@ -71,30 +103,41 @@ def longest_row(model: Any) -> int | None:
 def decoding(model: Any, pad: int, longest: int) -> StaticDecoding | str:
     """How to decode rows of up to `longest` tokens with this model, or why it is not for the static cache.
 
-    Tried once a model; what was found is kept on it.
+    Tried once a model, with what is at work on it then (adapters); what was found is kept on it.
     """
-    found = getattr(model, "_trivet_decoding", None)
-    if found is None:
-        found = model._trivet_decoding = _tried(model)
-    if isinstance(found, str):
-        return found
+    road: StaticDecoding | None = None
+    for lean in (True, False):
+        try:
+            road = StaticDecoding(model, pad, lean)
+        except (ValueError, AttributeError):
+            continue  # of another form: its own forward makes the steps
+        known = model.__dict__.setdefault("_trivet_decoding", {})
+        if lean not in known:
+            known[lean] = _why_not(road)
+        if known[lean] is None:
+            break
+    if road is None or (why := model._trivet_decoding[road.lean is not None]) is not None:
+        return why or "its prompts can't be read"
     window = longest_row(model)
     if window is not None and longest > window:
         return f"its layers look back {window} tokens and rows may have {longest}"
-    return StaticDecoding(model, pad)
+    return road
 
 
-def _tried(model: Any) -> type[StaticDecoding] | str:
+def _why_not(road: StaticDecoding) -> str | None:
+    """Why this road is not for its model; None: it is."""
+    model = road.model
     try:
         longest_row(model)
-        deviation, noise = _deviation(StaticDecoding(model, 0))
+        deviation, noise = _deviation(road)
     except Exception as error:
         # whatever a model says to a cache that it does not know: the plain road is there, and the reason is told
         return " ".join(str(error).split())[:120] or type(error).__name__
-    allowed = 4 * noise + torch.finfo(model.dtype).eps ** 0.5
+    # norms and rotations are float32 in a float64 model, too
+    allowed = 4 * noise + max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
     if deviation > allowed:
         return f"its logits are {deviation:.1e} deviations off on it, where {allowed:.1e} would be rounding"
-    return StaticDecoding
+    return None
 
 
 _TRIAL = ((5, 3), (23, 6), (12, 4))  # tokens of a prompt, steps after it: ragged, and rows leave
@@ -106,7 +149,8 @@ def _deviation(road: StaticDecoding) -> tuple[float, float]:
     deviations of a token's logits."""
     model = road.model
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    rows = [[(7919 * (k + 1) + 31 * i) % vocabulary for i in range(p + s)] for k, (p, s) in enumerate(_TRIAL)]
+    rows = [[((7919 * (k + 1) if i > 3 else 0) + 31 * i) % vocabulary for i in range(p + s)]
+            for k, (p, s) in enumerate(_TRIAL)]
     expected: list[Tensor] = []
     noise = deviation = 0.0
     for row, (prompt, steps) in zip(rows, _TRIAL, strict=True):
@@ -118,7 +162,9 @@ def _deviation(road: StaticDecoding) -> tuple[float, float]:
         parts += [model(input_ids=ids[:, k : k + 1], past_key_values=own, use_cache=True).logits[0, -1]
                   for k in range(prompt, prompt + steps)]
         noise = max(noise, max(_off(a, b) for a, b in zip(parts, whole[prompt - 1:], strict=True)))
-    read = road.read([row[:p] for row, (p, _) in zip(rows, _TRIAL, strict=True)])
+    prompts = [row[:p] for row, (p, _) in zip(rows, _TRIAL, strict=True)]
+    road.share(prompts)
+    read = road.read(prompts)
     cache = SlotCache(read[0], len(rows), 8)
     cache.require(max(map(len, rows)))
     at_work = list(range(len(rows)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from trivet.errors import TrivetError
 from trivet.generate.config import Sampling
 
 _BLOCK = 256  # tokens whose mass is added up before the search: the vocabulary is gone through once, in float32
@@ -39,16 +40,17 @@ def sampling_logps(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 def sample(logits: torch.Tensor, sampling: Sampling, uniform: torch.Tensor) -> tuple[list[int], list[float]]:
     """One token a row from logits [N, V], and the log-probability of each at the sampling distribution.
 
-    uniform: [N], float64, in [0, 1). Without top-k and top-p no log-softmax over the vocabulary is made: its
-    normaliser is what inversion adds up anyway.
+    uniform: [N], float64, in [0, 1). The logits are overwritten: [N, V] is the largest thing of a decode step. Without
+    top-k and top-p no log-softmax over the vocabulary is made: its normaliser is what inversion adds up anyway.
+
+    Raises TrivetError where logits are no numbers.
     """
     if sampling.temperature == 0:
         return logits.argmax(-1).tolist(), [0.0] * logits.shape[0]
     if sampling.top_k or sampling.top_p < 1:
         weights = sampling_logps(logits, sampling).exp_()
     else:
-        # a tensor of our own, worked on in place: [N, V] is the largest thing of a decode step
-        scaled = logits.float() / sampling.temperature
+        scaled = logits.float().div_(sampling.temperature)
         weights = scaled.sub_(scaled.amax(-1, keepdim=True)).exp_()
     token, mass, total = invert(weights, uniform)
     return token.tolist(), (mass.double() / total).log().tolist()
@@ -58,7 +60,8 @@ def invert(weights: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, 
     """Inversion of the distribution function of `weights` [N, V], which need not add up to 1: (token, weight, sum).
 
     uniform: [N] in [0, 1). Two levels: blocks of tokens by their sums, then the tokens of one block, both added up
-    in float64; only sums inside a block are float32. A token of weight 0 is never drawn.
+    in float64; only sums inside a block are float32. A token of weight 0 is never drawn. Raises TrivetError where
+    weights are no numbers.
     """
     rows, vocabulary = weights.shape
     whole = vocabulary // _BLOCK * _BLOCK
@@ -67,6 +70,9 @@ def invert(weights: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, 
         sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], -1)
     upper = sums.double().cumsum(-1)
     total = upper[:, -1]
+    if not torch.isfinite(total).all():
+        raise TrivetError("the model's logits are no numbers (NaN or infinite)", field="model",
+                          mend="the weights may be damaged, or training diverged: go back to an earlier checkpoint")
     target = (uniform.to(upper.device) * total).unsqueeze(-1)
     block = _first_above(upper, target)
     base = torch.where(block > 0, upper.gather(-1, (block - 1).clamp(min=0)), 0.0)

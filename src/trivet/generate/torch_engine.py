@@ -98,6 +98,7 @@ class TorchEngine:
             batches = [rows[k : k + self.batch_size] for k in range(0, len(rows), self.batch_size)]
             finished = (k for batch in batches for k in self._batch(prompts, batch, sampling, strings))
         else:
+            road.share(prompts)
             finished = self._continuous(road, prompts, rows, sampling, strings)
         for count in finished:
             if self.progress is not None and count:

@@ -112,11 +112,11 @@ def _show(config: PlanConfig, shape: Shape, rates: Rates | None, needs: list[Nee
         table.add_column(head, justify="left" if head == "phase" else "right")
     total = sum(p.seconds for p in phases)
     for phase in phases:
-        table.add_row(phase.name, f"{'≥ ' if phase.bound and phase.flops else ''}{phase.seconds:.2f}",
+        table.add_row(phase.name, f"{'≥ ' if phase.bound and phase.flops else ''}{phase.seconds:.3g}",
                       f"{phase.seconds / total:.0%}", f"{phase.flops / 1e12:.3g}")
     table.add_section()
     bound = any(p.bound and p.flops for p in phases)
-    table.add_row("step", f"{'≥ ' if bound else ''}{total:.2f}", "", f"{sum(p.flops for p in phases) / 1e12:.3g}")
+    table.add_row("step", f"{'≥ ' if bound else ''}{total:.3g}", "", f"{sum(p.flops for p in phases) / 1e12:.3g}")
     console.print(table)
     reads = f", weights read at {rates.bandwidth / 1e9:,.1f} GB/s" if rates.bandwidth else ""
     console.print(f"rates: {rates.source}; products {rates.matmul / 1e9:,.0f} GFLOP/s in {rates.precision}{reads}. "
