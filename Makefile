@@ -2,6 +2,7 @@
 # make test     all tests
 # make check    ruff and mypy
 # make figures  the shipped recipes in full, for the figures in docs/ (hours on 2 cores)
+# make vllm     vLLM's CPU build in an environment of its own, .venv-vllm: with it, `make test` runs the tests that need it
 # make wheel    the wheel, in dist/
 # Each makes .venv and installs what it needs. TRIVET_DATA names the folder of shared data sets, where there is one.
 
@@ -10,7 +11,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DATA   ?= $(or $(TRIVET_DATA),../shared/data)
 
-.PHONY: demo test check figures wheel clean
+.PHONY: demo test check figures vllm wheel clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -24,6 +25,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	TRIVET_DATA="$(DATA)" $(BIN)/python -m pytest
+
+vllm: $(VENV)/.installed
+	$(BIN)/python benchmarks/peers.py vllm
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check src tests benchmarks

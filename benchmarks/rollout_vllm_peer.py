@@ -14,7 +14,7 @@ def main() -> None:
     work = json.loads(sys.stdin.readline())
     # the engine in this very process: nothing polls while another side has its turn
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
     os.environ["OMP_NUM_THREADS"] = str(work["threads"])
     os.environ["HF_HUB_OFFLINE"] = "1"
     cores = sorted(os.sched_getaffinity(0))[: work["threads"]]

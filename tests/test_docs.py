@@ -92,7 +92,7 @@ def test_help_teaches_every_setting(name, capsys) -> None:
 
 def test_make_targets_are_there() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("demo", "test", "check", "figures"):
+    for target in ("demo", "test", "check", "figures", "vllm"):
         assert re.search(rf"^{target}:", makefile, re.M)
     ci = (ROOT / ".ci/run").read_text()
     assert "make check" in ci and "make test" in ci

@@ -175,27 +175,32 @@ class StandIn:
             self._now += 1
             self.most = max(self.most, self._now)
         try:
-            time.sleep(self.work)
-            if self.before is not None:
-                self.before(number)
-            if (fault is not None and fault.drop) or self._server is None:
-                handler.close_connection = True
-                return
-            if fault is not None and fault.status != 200:
-                _send(handler, fault.status, _error("EngineCore encountered an issue"))
-                return
-            model = self._base if body["model"] == self.root else self.adapters.get(body["model"])
-            if model is None:
-                _send(handler, 404, _error(f"The model `{body['model']}` does not exist. Valid aliases: <path>"))
-                return
-            with self._lock:
-                choices = self._choices(model, body)
-            if fault is not None and fault.change is not None:
-                fault.change(choices)
-            _send(handler, 200, {"object": "text_completion", "choices": choices})
+            answer = self._answer(body, number, fault)
         finally:
-            with self._lock:
+            with self._lock:  # before the client hears of it, and sends the next
                 self._now -= 1
+        if answer is None:
+            handler.close_connection = True
+        else:
+            _send(handler, *answer)
+
+    def _answer(self, body: dict[str, Any], number: int, fault: Fault | None) -> tuple[int, Any] | None:
+        """Status and body; None: the connection is closed."""
+        time.sleep(self.work)
+        if self.before is not None:
+            self.before(number)
+        if (fault is not None and fault.drop) or self._server is None:
+            return None
+        if fault is not None and fault.status != 200:
+            return fault.status, _error("EngineCore encountered an issue")
+        model = self._base if body["model"] == self.root else self.adapters.get(body["model"])
+        if model is None:
+            return 404, _error(f"The model `{body['model']}` does not exist. Valid aliases: <path>")
+        with self._lock:
+            choices = self._choices(model, body)
+        if fault is not None and fault.change is not None:
+            fault.change(choices)
+        return 200, {"object": "text_completion", "choices": choices}
 
     def _choices(self, model: Any, body: dict[str, Any]) -> list[dict[str, Any]]:
         assert body["ignore_eos"] and body["return_token_ids"] and body["logprobs"] == 0

@@ -76,7 +76,7 @@ def test_greedy_equals_the_engine_here(server, tiny_model_folder) -> None:
 
 
 def test_requests_in_flight_are_bounded(tiny_model_folder) -> None:
-    with StandIn(tiny_model_folder, work=0.05) as server:
+    with StandIn(tiny_model_folder, work=0.2) as server:
         engine(server, in_flight=3).generate([[i + 2] for i in range(12)], HOT, n=1, seeds=range(12))
         assert server.most == 3
 

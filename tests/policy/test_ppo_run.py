@@ -39,7 +39,7 @@ def here(monkeypatch):
     {}, {"tune": "full", "optimizer": {"lr": 3e-3}, "critic": "separate"},
     {"kl": {"where": "loss", "coef": 0.02}, "entropy_coef": 0.001, "minibatches": 2, "micro_batch": 4},
     {"answers": 4, "prompt_baseline": True, "lora": {"last_layers": 1}, "minibatches": 2},
-    {"answers": 4, "advantage": "rloo"}, {"answers": 4, "advantage": "grpo", "minibatches": 2},
+    {"answers": 4, "advantage": "rloo"}, {"answers": 4, "advantage": "grpo", "minibatches": 2, "seed": 1},
     {"advantage": "reinforce++", "micro_batch": 8},
 ])
 def test_the_policy_gets_better(prompt_file, any_tiny_model_folder, tmp_path, changes) -> None:

@@ -89,7 +89,7 @@ def test_only_the_policys_adapter_is_handed_over(prompt_file, tiny_model_folder,
     assert all(".lora_" in name and "critic" not in name for name in seen["tensors"])
 
 
-def test_all_weights_where_the_server_can_reload(prompt_file, tiny_model_folder, tmp_path) -> None:
+def test_all_weights_where_the_server_can_reload(prompt_file, tiny_model_folder, make_tiny, tmp_path) -> None:
     with StandIn(tiny_model_folder, dev=True) as server:
         ppo(prompt_file, tiny_model_folder, tmp_path / "p", server, tune="full", optimizer={"lr": 3e-3})
         assert len(server.reloaded) == 3 and not server.loaded
@@ -97,6 +97,9 @@ def test_all_weights_where_the_server_can_reload(prompt_file, tiny_model_folder,
     assert all(r["mismatch"] < 1e-4 for r in rows) and rows[-1]["kl"] > 0.005
     with StandIn(tiny_model_folder) as server, pytest.raises(TrivetError, match="VLLM_SERVER_DEV_MODE"):
         ppo(prompt_file, tiny_model_folder, tmp_path / "q", server, tune="full")
+    tied = make_tiny(tmp_path / "tied", "gpt2")
+    with StandIn(tied, dev=True) as server, pytest.raises(TrivetError, match="tied to its embeddings"):
+        ppo(prompt_file, tied, tmp_path / "r", server, tune="full")
 
 
 def test_the_update_weighs_by_the_mismatch() -> None:

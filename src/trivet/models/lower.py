@@ -52,13 +52,16 @@ class LowerBlocks:
             finally:
                 hook.remove()
         else:
+            own = [vars(block).get("forward") for block in chosen]  # None where it is the class's
             for block in chosen:
                 block.forward = self._take
             try:
                 yield
             finally:
-                for block in chosen:
-                    del block.forward  # the class's own is there again
+                for block, forward in zip(chosen, own, strict=True):
+                    del block.forward
+                    if forward is not None:
+                        block.forward = forward
 
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
         if not isinstance(output, Tensor):

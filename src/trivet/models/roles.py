@@ -19,7 +19,9 @@ from torch import nn
 
 from trivet.config import LoRA
 from trivet.models import lora
+from trivet.models.lora_linear import fuse
 from trivet.models.lower import LowerBlocks, shareable_blocks
+from trivet.models.masters import Masters
 from trivet.models.output_layer import plain_output_layer
 from trivet.models.packed import bears_packing
 from trivet.models.source import ModelSource, load_causal_lm
@@ -49,6 +51,9 @@ class Roles(Protocol):
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters of policy and critic, by name; float32, the only ones an optimizer sees."""
+
+    def refresh(self) -> None:
+        """To be called after the trainable weights changed: what computes with copies of them takes them over."""
 
     def models(self) -> dict[Role, Any]:
         """The models that roles stand on, each once; one for all where they share a trunk."""
@@ -113,11 +118,12 @@ class SharedTrunk:
     def __init__(
         self, base: ModelSource, dtype: torch.dtype, device: str, config: LoRA, *,
         critic: Literal["head", "separate"] | None = "head", rewards: Mapping[str, Path] | None = None,
-        critic_from: Role | None = None,
+        critic_from: Role | None = None, four_bit: bool = False,
     ) -> None:
         """critic 'separate': an adapter of its own, started from that of the reward model `critic_from`, if any;
         None: there is none, and no value head.
 
+        four_bit: hold the trunk in four bits; it computes in `dtype`.
         rewards: adapter folders of reward models that stand on the same weights (see `lora.stands_on`), by
         the role each gets.
         """
@@ -125,7 +131,7 @@ class SharedTrunk:
         from peft import get_peft_model
 
         self.base = base
-        trunk = load_causal_lm(base, dtype, device)
+        trunk = load_causal_lm(base, dtype, device, four_bit=four_bit)
         no_dropout(trunk)
         plain_output_layer(trunk)  # found out now, not inside a pass
         self._packs = bears_packing(trunk)
@@ -140,6 +146,7 @@ class SharedTrunk:
                 lora.load_into(self._peft, rewards[critic_from], "critic")
             else:
                 self._peft.add_adapter("critic", adapter)
+        fuse(self._peft)
         learned = {"policy", "critic"}
         self._adapter_parameters: list[tuple[str, nn.Parameter, bool]] = []
         for name, parameter in self._peft.named_parameters():
@@ -189,6 +196,9 @@ class SharedTrunk:
         learned = {id(p) for p in self.trainable().values()}
         return {n: p for n, p in self._peft.named_parameters() if id(p) not in learned}
 
+    def refresh(self) -> None:
+        """See Roles.refresh: adapters compute with themselves."""
+
     def models(self) -> dict[Role, Any]:
         """See Roles.models."""
         return {"trunk": self._peft.get_base_model()}
@@ -213,12 +223,16 @@ class SharedTrunk:
 
 
 class SeparateModels:
-    """Roles as models of their own: full fine-tuning. Trained weights are float32."""
+    """Roles as models of their own: full fine-tuning. Trained weights are float32.
+
+    In bfloat16 passes and rollouts compute with copies of them (`masters.py`).
+    """
 
     def __init__(
         self, base: ModelSource, dtype: torch.dtype, device: str, *,
         critic: Literal["head", "separate"] | None = "head",
     ) -> None:
+        """dtype: in which all roles compute."""
         self.base = base
         self._models: dict[str, Any] = {"policy": load_causal_lm(base, torch.float32, device)}
         self._models["reference"] = load_causal_lm(base, dtype, device)
@@ -229,11 +243,13 @@ class SeparateModels:
             inputs = self._models["critic"].get_input_embeddings()
             for parameter in output.parameters():  # a critic has no use for an untied output layer
                 parameter.requires_grad_(parameter is inputs.weight)
+        self._models["reference"].requires_grad_(False)
+        self._masters = {role: Masters(model, dtype) for role, model in self._models.items()
+                         if dtype != torch.float32 and role != "reference"}
         for model in self._models.values():
             no_dropout(model)
             plain_output_layer(model)  # found out now, not inside a pass
             self._packs = bears_packing(model)
-        self._models["reference"].requires_grad_(False)
         self.value_head = value_head(hidden_size(self._models["policy"]), device) if critic else None
 
     @contextlib.contextmanager
@@ -247,15 +263,22 @@ class SeparateModels:
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """See Roles.trainable."""
-        found = {
-            f"{role}.{n}": p for role in ("policy", "critic") if role in self._models
-            for n, p in self._models[role].named_parameters() if p.requires_grad
-        }
+        found: dict[str, nn.Parameter] = {}
+        for role in ("policy", "critic"):
+            if role in self._masters:
+                found |= {f"{role}.{n}": p for n, p in self._masters[role].weights.items()}
+            elif role in self._models:
+                found |= {f"{role}.{n}": p for n, p in self._models[role].named_parameters() if p.requires_grad}
         return found | head_parameters(self.value_head)
 
     def frozen(self) -> dict[str, torch.Tensor]:
         """The reference's weights."""
         return dict(self._models["reference"].named_parameters())
+
+    def refresh(self) -> None:
+        """See Roles.refresh."""
+        for masters in self._masters.values():
+            masters.refresh()
 
     def models(self) -> dict[Role, Any]:
         """See Roles.models."""
@@ -266,7 +289,9 @@ class SeparateModels:
         from trivet.artifacts import write_json
         from trivet.models.source import load_tokenizer
 
-        self._models["policy"].save_pretrained(folder, state_dict=state)
+        masters = self._masters.get("policy")
+        with masters.exact() if masters else contextlib.nullcontext():
+            self._models["policy"].save_pretrained(folder, state_dict=state)
         load_tokenizer(self.base).save_pretrained(folder)
         write_json(folder / "trivet_model.json", {"schema_version": 1, "from": self.base.name, **facts})
 
@@ -274,7 +299,8 @@ class SeparateModels:
         """See Roles.plan."""
         lines = ["every role a model of its own (full fine-tuning):"]
         for role, model in self._models.items():
-            lines.append(f"  {role}: {megabytes(model.parameters()):.0f} MB")
+            lines.append(f"  {role}: {megabytes(model.parameters()):.0f} MB"
+                         + (f" in {masters.words}" if (masters := self._masters.get(role)) else ""))
         if not self.has_critic:
             lines.append("  critic: none" if self.value_head is None else "  critic: a head on the policy's pass")
         if not self._packs:

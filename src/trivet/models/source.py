@@ -129,8 +129,10 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_causal_lm(source: ModelSource, dtype: torch.dtype, device: str) -> PreTrainedModel:
+def load_causal_lm(source: ModelSource, dtype: torch.dtype, device: str, *, four_bit: bool = False) -> PreTrainedModel:
     """A decoder-only model in evaluation mode (dropout off). An adapter folder is merged into its base.
+
+    four_bit: hold the weights of linear layers in four bits (`models/four_bit.py`), and compute in `dtype`.
 
     Raises TrivetError for a folder that holds another kind of model, or a damaged one.
     """
@@ -152,6 +154,11 @@ def load_causal_lm(source: ModelSource, dtype: torch.dtype, device: str) -> PreT
     for ending, what in (("ForSequenceClassification", "a reward model or classifier"), ("MaskedLM", "no decoder")):
         if any(name.endswith(ending) for name in _architectures(source)):
             raise _no_answers(source, what)
+    if four_bit:
+        from trivet.models.four_bit import quantization
+
+        return _load(AutoModelForCausalLM, source, dtype, device, device_map={"": device},
+                     quantization_config=quantization(dtype, device))
     return _load(AutoModelForCausalLM, source, dtype, device)
 
 
@@ -179,7 +186,7 @@ def _load(auto: Any, source: ModelSource, dtype: torch.dtype, device: str, *, ne
         raise TrivetError(f"the model does not load: {len(missing)} of its weights are not in the folder, such as "
                           f"{missing[0]}", file=source.folder, field="model",
                           mend="give a folder whose config.json and weights belong together")
-    return model.to(device).eval()
+    return model.eval() if "quantization_config" in more else model.to(device).eval()
 
 
 def load_sequence_classifier(source: ModelSource, dtype: torch.dtype, device: str) -> Any:

@@ -27,7 +27,7 @@ class SFTConfig(StageConfig):
 
     input_fields: ClassVar[tuple[str, ...]] = ("data", "model")
     not_in_fingerprint: ClassVar[tuple[str, ...]] = (
-        "out", "overwrite", "report_to", "checkpoint", "device.shard", "force")
+        "out", "overwrite", "report_to", "checkpoint", "device.shard", "force", "checkpoint_activations")
 
     out: Path = Path("runs/sft")
     """Folder of this stage's run."""
@@ -52,6 +52,9 @@ class SFTConfig(StageConfig):
     """Rows a step."""
     micro_batch: int | None = Field(None, ge=1)
     """Rows a pass; fewer need less memory and change nothing else. Default: all of the step."""
+    checkpoint_activations: bool = False
+    """Keep no activations of a block but its input, and compute them again in the backward pass: less memory, more
+    time, the same bits."""
     check: bool = True
     """First see whether the model can answer such prompts at all."""
     force: bool = False
@@ -183,7 +186,8 @@ class PPOConfig(StageConfig):
     input_fields: ClassVar[tuple[str, ...]] = (
         "prompts", "model", "reward", "ptx.data", "evaluation.prompts", "evaluation.reward")
     not_in_fingerprint: ClassVar[tuple[str, ...]] = (
-        "out", "overwrite", "report_to", "checkpoint", "device.shard", "force", "score_tokens", "url",
+        "out", "overwrite", "report_to", "checkpoint", "device.shard", "force", "score_tokens",
+        "checkpoint_activations", "url",
         "vllm.in_flight", "vllm.timeout", "vllm.retries", "vllm.wait", "vllm.adapters", "vllm.seen_as",
         "vllm.tolerance", "vllm.key")
 
@@ -199,6 +203,9 @@ class PPOConfig(StageConfig):
     """Roles as adapters over one trunk, or each a model of its own."""
     lora: LoRA = LoRA()
     """The policy's adapter, where tune is lora."""
+    four_bit: bool = False
+    """Hold the frozen trunk in four bits (NF4, as QLoRA does): for a GPU with little memory. Needs tune=lora and
+    bitsandbytes."""
     merge: bool = False
     """Also write the policy as a whole model, its adapter merged: a next round samples and starts from it."""
     advantage: Estimator = "gae"
@@ -232,6 +239,9 @@ class PPOConfig(StageConfig):
     """Optimizer steps a pass."""
     micro_batch: int = Field(16, ge=1)
     """Answers a forward pass; fewer need less memory and change nothing else."""
+    checkpoint_activations: bool = False
+    """Keep no activations of a block but its input, and compute them again in the backward pass: less memory, more
+    time, the same bits."""
     clip: float = Field(0.2, gt=0)
     """Of the probability ratio."""
     value_clip: float | None = Field(0.2, gt=0)
@@ -271,6 +281,10 @@ class PPOConfig(StageConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> PPOConfig:
+        if self.four_bit and self.device.shard == "full":
+            raise ValueError("device.shard: weights of four bits can't be spread; set none")
+        if self.four_bit and self.tune != "lora":
+            raise ValueError("four_bit: weights of four bits can't be trained; use tune: lora")
         if self.rollout % self.answers:
             raise ValueError(f"answers: {self.answers} do not divide a rollout of {self.rollout}")
         if self.generate == "vllm" and self.url is None:

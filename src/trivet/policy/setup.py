@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from trivet.artifacts import Prompt, first_turn, is_held_out, read_rows
 from trivet.data.chat import context_length, ensure_template, prompt_ids, require_room, stop_token_ids
 from trivet.errors import TrivetError
@@ -14,6 +16,7 @@ from trivet.generate.torch_engine import TorchEngine
 from trivet.judge.base import Reward, Sample
 from trivet.judge.rewards import WeightedReward, call, make_reward, parse_terms
 from trivet.judge.scorer import ModelReward, load_model_reward, with_calibration
+from trivet.models.checkpointing import checkpoint_blocks
 from trivet.models.lora import stands_on
 from trivet.models.reward_model import reward_on_trunk
 from trivet.models.roles import Roles, SeparateModels, SharedTrunk, megabytes
@@ -112,16 +115,21 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
     trained = [t.spec for t in terms if t.kind == "model"]
     shared = _sharing(config, source, [t.spec for t in (*terms, *second_terms) if t.kind == "model"])
     roles: Roles
+    spread = shard.wanted(config.device, compute.device) and config.generate == "torch" and not config.four_bit
     critic = config.critic if config.has_critic else None
     if config.tune == "lora":
         if source.is_adapter:
             raise TrivetError("the policy must start from a whole model, not an adapter", field="model",
                               file=source.folder, mend="tune=full merges it first, or name its base")
-        roles = SharedTrunk(source, compute.trunk, compute.device, config.lora, critic=critic,
+        roles = SharedTrunk(source, compute.trunk, compute.device, config.lora, critic=critic, four_bit=config.four_bit,
                             rewards={role: s.folder for role, s in shared.values()},
                             critic_from=next((shared[t][0] for t in trained if t in shared), None))
     else:
-        roles = SeparateModels(source, compute.trunk, compute.device, critic=critic)
+        # weights that are spread are trained as they are: no second copy to compute with
+        roles = SeparateModels(source, torch.float32 if spread else compute.trunk, compute.device, critic=critic)
+    if config.checkpoint_activations:
+        for model in roles.models().values():
+            checkpoint_blocks(model)
     models: dict[str, ModelReward] = {}
 
     def model_reward(spec: str) -> ModelReward:
@@ -139,8 +147,7 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
         _start_critic(roles, models[trained[0]], config)
     for line in roles.plan():
         print(line)
-    spread = shard.wanted(config.device, compute.device) and config.generate == "torch" \
-        and _spread(roles, compute.device)
+    spread = spread and _spread(roles, compute.device)
     for spec, loaded in models.items():
         if spec not in shared:
             print(f"  reward {spec}: loaded apart, {loaded.model.parameters * 4 / 1e6:.0f} MB at most")

@@ -16,7 +16,9 @@ from trivet.evaluate.config import MAX_FAIL
 from trivet.generate.config import Sampling
 from trivet.generate.torch_engine import TorchEngine
 from trivet.models import lora
+from trivet.models.checkpointing import checkpoint_blocks
 from trivet.models.merge import save_merged
+from trivet.models.reward_model import plain
 from trivet.models.roles import no_dropout
 from trivet.models.source import ModelSource, load_causal_lm, load_tokenizer, resolve
 from trivet.policy.config import SFTConfig
@@ -96,6 +98,8 @@ def run(config: SFTConfig, run: Run) -> SFTSummary:
         raise TrivetError("the model to tune must be a whole model, not an adapter", field="model",
                           file=source.folder, mend="tune=full merges it first, or name its base")
     model = _to_train(base, config)
+    if config.checkpoint_activations:
+        checkpoint_blocks(plain(model))
     rows = pack_rows(examples, config.max_length) if config.packing else [[e] for e in examples]
 
     def loss_sum(module: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float]]:

@@ -79,6 +79,7 @@ def save(run: Run, state: PPOState, roles: Roles, optimizer: torch.optim.Optimiz
 def restore(checkpoint: Path, roles: Roles, optimizer: torch.optim.Optimizer) -> PPOState:
     """Put weights, optimizer and generators back; the state. Raises TrivetError for another set of parameters."""
     tensors.restore(checkpoint, roles.trainable(), optimizer)
+    roles.refresh()
     kept: dict[str, Any] = torch.load(checkpoint / "state.pt", weights_only=True)
     restore_generators(kept["generators"])
     values = read_json(checkpoint / "state.json")

@@ -160,6 +160,7 @@ def _minibatch(
             figures["ptx_loss"] += float(loss.detach())
     norm = shard.clip_gradients(roles.trainable().values(), config.optimizer.max_grad_norm)
     optimizer.step()
+    roles.refresh()
     optimizer.zero_grad(set_to_none=True)
     figures["clip_fraction"] = float(merged.clip_fraction) if merged else 0.0
     figures["approx_kl"] = float(merged.approx_kl) if merged else 0.0
