@@ -48,6 +48,7 @@ figures: $(VENV)/.installed
 	$(BIN)/python benchmarks/reward_training.py --json benchmarks/results/reward_training.json
 	$(BIN)/python benchmarks/step_scaling.py --json benchmarks/results/step_scaling.json --plot docs/images/step_scaling.png
 	$(BIN)/python benchmarks/ppo_step.py --json benchmarks/results/ppo_step.json --plot docs/images/ppo_step.png
+	$(BIN)/python benchmarks/vllm_curve.py --json benchmarks/results/vllm_curve.json --plot docs/images/vllm_curve.png
 
 wheel: $(VENV)/.installed
 	rm -rf build dist

@@ -6,7 +6,7 @@ Heavy imports stay inside the chosen command; `trivet --help` loads neither torc
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
-        _dispatch(arguments)
+        with _together() as takes_part:
+            if takes_part or arguments[:1] == ["run"] or set(arguments[:1]) & set(_stages()):
+                _dispatch(arguments)
     except TrivetError as error:
         if debug:
             raise
@@ -63,6 +65,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(141) from None
 
 
+@contextmanager
+def _together() -> Iterator[bool]:
+    """Of processes that torchrun started: they end together, and whether this one takes part in every command.
+
+    In stages and recipes all take part; any other command is rank 0's.
+    """
+    from trivet.stages import started_together
+
+    if not started_together():
+        yield True
+        return
+    from trivet.training.ranks import join
+
+    ranks = join()
+    with ranks.failing_together():
+        yield ranks.main
+
+
+def _stages() -> Collection[str]:
+    from trivet.stages import STAGES
+
+    return STAGES
+
+
 def _dispatch(arguments: list[str]) -> None:
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(help_text(), end="")
@@ -71,7 +97,7 @@ def _dispatch(arguments: list[str]) -> None:
     if command in {"-V", "--version"}:
         print(f"trivet {__version__}")
         return
-    from trivet.stages import STAGES, run_stage
+    from trivet.stages import STAGES, is_rank_0, run_stage
 
     if command == "evaluate" and rest[:1] in (["compare"], ["suites"]):
         from trivet.report.evaluation import evaluate_command
@@ -90,7 +116,7 @@ def _dispatch(arguments: list[str]) -> None:
         from trivet.report.terminal import print_summary
 
         print_summary(summary, config.out)
-        if command == "evaluate":
+        if command == "evaluate" and is_rank_0():
             from trivet.report.evaluation import finish
 
             finish(config)

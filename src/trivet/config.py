@@ -57,7 +57,9 @@ class Device(Part):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen trunk. auto: bfloat16 on a GPU, float32 on a CPU. What is trained is always float32."""
     threads: int | None = Field(None, ge=1, le=1024)
-    """CPU threads; recorded, since their number changes the bits. Default: all cores."""
+    """CPU threads of a process; recorded, since their number changes the bits. Default: its share of the cores."""
+    shard: Literal["auto", "none", "full"] = "auto"
+    """Of several processes (torchrun): whether each holds a share of the weights (FSDP2). auto: full on GPUs only."""
 
 
 class LoRA(Part):

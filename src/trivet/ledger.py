@@ -13,7 +13,7 @@ import resource
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -110,7 +110,7 @@ class Entry(BaseModel):
     seconds: float = Field(ge=0)
     """Wall clock."""
     cpu_seconds: float = Field(ge=0)
-    """Of this process, all threads."""
+    """Of this process, all threads; of several processes that share a stage (torchrun), all of them."""
     gpu_seconds: float = Field(0.0, ge=0)
     """Wall clock since the device was taken, times the CUDA devices used; 0 on a CPU."""
     tokens: dict[str, int] = {}
@@ -118,7 +118,7 @@ class Entry(BaseModel):
     flops: dict[str, int] | None = None
     """`forward` and `backward`, counted (training/flops.py). None: a stage without a model, or an old line."""
     peak_memory_bytes: int = Field(ge=0)
-    """Resident memory of the process, in the stage on Linux, up to its end elsewhere."""
+    """Resident memory of the process, in the stage on Linux, up to its end elsewhere; of several, their peaks' sum."""
     gpu_peak_memory_bytes: int = Field(0, ge=0)
     """Held by torch on all CUDA devices."""
     energy_joules: float | None = None
@@ -234,6 +234,7 @@ class Meter:
         self.endpoints: dict[str, Calls] = {}
         self.labelling: Labelling | None = None
         self._energy = PackageEnergy()
+        self._others: list[Spent] = []
         self._probe: Probe | None = None
         self._measured: Spent | None = None
         self._keep: Callable[[Spent], None] | None = None
@@ -282,11 +283,29 @@ class Meter:
         package = self._energy.joules()
         known = [(e, s) for e, s in ((package, [PackageEnergy.source]),
                                      (measured.energy_joules, measured.energy_sources)) if e is not None]
+        others = self._others
+        if others:
+            known = []
+            flops = measured.flops
+            for other in others:
+                flops = _sum(flops, other.flops)
+            measured = measured.model_copy(update={
+                "gpu_seconds": measured.gpu_seconds + sum(o.gpu_seconds for o in others), "flops": flops,
+                "gpu_peak_memory_bytes": measured.gpu_peak_memory_bytes + sum(o.gpu_peak_memory_bytes for o in others)})
         return measured.model_copy(update={
-            "seconds": self.seconds, "cpu_seconds": time.process_time() - self._cpu, "tokens": dict(self.tokens),
-            "peak_memory_bytes": peak_memory(), "endpoints": dict(self.endpoints),
+            "seconds": self.seconds, "tokens": dict(self.tokens), "endpoints": dict(self.endpoints),
+            "cpu_seconds": time.process_time() - self._cpu + sum(o.cpu_seconds for o in others),
+            "peak_memory_bytes": peak_memory() + sum(o.peak_memory_bytes for o in others),
             "energy_joules": sum(e for e, _ in known) if known else None,
             "energy_sources": [s for _, sources in known for s in sources]})
+
+    def beside(self, others: Sequence[Spent]) -> None:
+        """Add what the other processes of this stage spent of processors, devices, FLOPs and memory.
+
+        Tokens are counted by this process for all. Energy is not known any more: which of it the processes share
+        (a machine's package), and which is each one's, nobody tells.
+        """
+        self._others = list(others)
 
     def close(self) -> None:
         """End of the attempt: the figures stand, and the probe is taken off."""

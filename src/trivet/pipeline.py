@@ -31,7 +31,7 @@ from trivet.config import StageConfig, fingerprint, load_yaml, validate, yaml_va
 from trivet.errors import TrivetError
 from trivet.evaluate.config import EvaluateConfig
 from trivet.runs import Summary, finished, input_hashes, recorded_fingerprint
-from trivet.stages import STAGES, Stage, run_stage
+from trivet.stages import STAGES, Stage, is_rank_0, run_stage
 
 __all__ = ["Recipe", "RecipeOptions", "Step", "load_recipe", "run_recipe", "run_stage"]
 
@@ -215,9 +215,10 @@ def run_recipe(options: RecipeOptions) -> dict[str, Any]:
         before.append(step.name)
         for path in _code_paths(config):
             print(f"step {step.name} runs code: {path}")
-    with atomic_write(out / "recipe.yaml") as kept:
-        kept.write(f"# {file}, as run by trivet {__version__}{' --quick' if options.quick else ''}\n")
-        yaml.safe_dump(recipe.model_dump(by_alias=True), kept, sort_keys=False, allow_unicode=True)
+    if is_rank_0():
+        with atomic_write(out / "recipe.yaml") as kept:
+            kept.write(f"# {file}, as run by trivet {__version__}{' --quick' if options.quick else ''}\n")
+            yaml.safe_dump(recipe.model_dump(by_alias=True), kept, sort_keys=False, allow_unicode=True)
     summaries: dict[str, Summary] = {}
     before = []
     for number, step in enumerate(recipe.steps, 1):
@@ -231,11 +232,13 @@ def run_recipe(options: RecipeOptions) -> dict[str, Any]:
         from trivet.report.terminal import print_summary
 
         print_summary(summaries[step.name], config.out)
-        if isinstance(config, EvaluateConfig):
+        if isinstance(config, EvaluateConfig) and is_rank_0():
             from trivet.report.evaluation import finish
 
             finish(config)  # ends the recipe with exit code 1 where a condition of `fail_if` holds
     figures = run_figures(summaries, out)
+    if not is_rank_0():
+        return figures
     write_json(out / "summary.json", figures)
     from trivet.report.config import ReportConfig
     from trivet.report.page import write_report

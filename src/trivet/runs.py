@@ -19,7 +19,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -56,6 +56,12 @@ class Summary(BaseModel):
     fingerprint: str = ""
     seconds: float = 0.0
     artifacts: dict[str, Artifact] = {}
+
+    @classmethod
+    def of_rank_0(cls) -> Self:
+        """What a stage gives back on a process that leaves the rest to rank 0, whose summary replaces this one."""
+        found: Self = cls.model_construct()  # type: ignore[assignment]
+        return found
 
 
 S = TypeVar("S", bound=Summary)

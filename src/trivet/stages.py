@@ -45,9 +45,9 @@ STAGES = {s.name: s for s in (
     Stage("check", "can this model answer such prompts at all?", "trivet.evaluate.config:CheckConfig",
           "trivet.evaluate.capability:run", "trivet.evaluate.capability:CheckSummary", ("evidence",)),
     Stage("sft", "fine-tune a model on answers", "trivet.policy.config:SFTConfig",
-          "trivet.policy.sft:run", "trivet.policy.sft:SFTSummary", ("model",)),
+          "trivet.policy.sft:run", "trivet.policy.sft:SFTSummary", ("model",), trains=True),
     Stage("reward", "train a reward model on preference pairs", "trivet.reward.config:RewardConfig",
-          "trivet.reward.train:run", "trivet.reward.train:RewardSummary", ("reward", "evaluation")),
+          "trivet.reward.train:run", "trivet.reward.train:RewardSummary", ("reward", "evaluation"), trains=True),
     Stage("score", "score answers with a reward model", "trivet.judge.config:ScoreConfig",
           "trivet.judge.score:run", "trivet.judge.score:ScoreSummary", ("scores",)),
     Stage("ppo", "align a model to a reward, with KL to the frozen reference",
@@ -55,7 +55,7 @@ STAGES = {s.name: s for s in (
           "trivet.policy.ppo:PPOSummary", ("policy", "model"), trains=True),
     Stage("dpo", "align a model to preference pairs directly, without a reward model",
           "trivet.policy.dpo_config:DPOConfig", "trivet.policy.dpo:run",
-          "trivet.policy.dpo:DPOSummary", ("policy", "model", "evaluation")),
+          "trivet.policy.dpo:DPOSummary", ("policy", "model", "evaluation"), trains=True),
     Stage("evaluate", "helpful, honest, harmless, still capable? One table, beside a base",
           "trivet.evaluate.config:EvaluateConfig", "trivet.evaluate.run:run",
           "trivet.evaluate.run:EvaluateSummary", ("results", "table")),
@@ -73,16 +73,25 @@ def run_stage(stage: Stage, config: StageConfig) -> Summary:
     from trivet.runs import execute
 
     work, kind = load(stage.work), load(stage.summary)
-    if _started_together():
+    if started_together():
         return _run_together(stage, config, work, kind)
     summary: Summary = execute(stage.name, config, work, kind)
     return summary
 
 
-def _started_together() -> bool:
+def started_together() -> bool:
     """Whether torchrun started this process beside others. Finds out without torch, which many stages don't need."""
     known = sys.modules.get("trivet.training.ranks")
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 or (known is not None and known.here().world > 1)
+
+
+def is_rank_0() -> bool:
+    """Whether this process writes and speaks: it is alone, or the first of those that torchrun started."""
+    if not started_together():
+        return True
+    from trivet.training.ranks import join
+
+    return join().main
 
 
 def _run_together(stage: Stage, config: StageConfig, work: Any, kind: Any) -> Summary:
@@ -93,20 +102,23 @@ def _run_together(stage: Stage, config: StageConfig, work: Any, kind: Any) -> Su
     ranks = join()
     called = False
 
+    def share(config: Any, run: Any) -> Any:
+        found = work(config, run)
+        run.meter.beside(ranks.gather([run.meter.spent()])[1:])
+        return found
+
     def call(config: Any, run: Any) -> Any:
         nonlocal called
         called = True
-        if stage.trains:
-            ranks.broadcast(True)
-        return work(config, run)
+        ranks.broadcast(stage.trains)
+        return share(config, run) if stage.trains else work(config, run)
 
-    with ranks.failing_together():
-        found: Any = None
-        if ranks.main:
-            found = execute(stage.name, config, call, kind)
-            if not (called and stage.trains):
-                ranks.broadcast(False)
-        elif ranks.broadcast(False):
-            work(config, Run(config.out, writes=False))
-        summary: Summary = ranks.broadcast(found)
+    found: Any = None
+    if ranks.main:
+        found = execute(stage.name, config, call, kind)
+        if not called:
+            ranks.broadcast(False)
+    elif ranks.broadcast(False):
+        share(config, Run(config.out, writes=False))
+    summary: Summary = ranks.broadcast(found)
     return summary

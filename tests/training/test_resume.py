@@ -53,7 +53,7 @@ def test_a_torn_checkpoint_is_passed_over(commands) -> None:
     out = folder / "torn"
     assert kill_when(found["ppo"], out, folder, lambda o: lines(o / "metrics.jsonl") >= 8, 0.0)
     newest = max((out / "checkpoints").glob("step-*"))
-    weights = newest / "trainable.safetensors"
+    weights = newest / "tensors" / "shard-00001-model-00001-of-00001.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     finish(found["ppo"], out, folder)
     assert differing(folder / "ppo-whole", out) == []

@@ -58,8 +58,11 @@ class Roles(Protocol):
     def models(self) -> dict[Role, Any]:
         """The models that roles stand on, each once; one for all where they share a trunk."""
 
-    def save_policy(self, folder: Path, facts: dict[str, Any]) -> None:
-        """The policy as an artifact: an adapter folder, or a model folder."""
+    def save_policy(self, folder: Path, facts: dict[str, Any], state: dict[str, torch.Tensor] | None = None) -> None:
+        """The policy as an artifact: an adapter folder, or a model folder.
+
+        state: the weights of a model that is spread over several processes, put together.
+        """
 
     def plan(self) -> list[str]:
         """Lines that say which role stands where, with the memory of each."""
@@ -200,7 +203,7 @@ class SharedTrunk:
         """See Roles.models."""
         return {"trunk": self._peft.get_base_model()}
 
-    def save_policy(self, folder: Path, facts: dict[str, Any]) -> None:
+    def save_policy(self, folder: Path, facts: dict[str, Any], state: dict[str, torch.Tensor] | None = None) -> None:
         """See Roles.save_policy."""
         lora.save_adapter(self._peft, "policy", folder, self.base, {"role": "policy", **facts})
 
@@ -281,14 +284,14 @@ class SeparateModels:
         """See Roles.models."""
         return dict(self._models)
 
-    def save_policy(self, folder: Path, facts: dict[str, Any]) -> None:
+    def save_policy(self, folder: Path, facts: dict[str, Any], state: dict[str, torch.Tensor] | None = None) -> None:
         """See Roles.save_policy. In float32: bfloat16 would round small updates away."""
         from trivet.artifacts import write_json
         from trivet.models.source import load_tokenizer
 
         masters = self._masters.get("policy")
         with masters.exact() if masters else contextlib.nullcontext():
-            self._models["policy"].save_pretrained(folder)
+            self._models["policy"].save_pretrained(folder, state_dict=state)
         load_tokenizer(self.base).save_pretrained(folder)
         write_json(folder / "trivet_model.json", {"schema_version": 1, "from": self.base.name, **facts})
 

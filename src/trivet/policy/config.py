@@ -27,7 +27,7 @@ class SFTConfig(StageConfig):
 
     input_fields: ClassVar[tuple[str, ...]] = ("data", "model")
     not_in_fingerprint: ClassVar[tuple[str, ...]] = (
-        "out", "overwrite", "report_to", "checkpoint", "force", "checkpoint_activations")
+        "out", "overwrite", "report_to", "checkpoint", "device.shard", "force", "checkpoint_activations")
 
     out: Path = Path("runs/sft")
     """Folder of this stage's run."""
@@ -186,7 +186,8 @@ class PPOConfig(StageConfig):
     input_fields: ClassVar[tuple[str, ...]] = (
         "prompts", "model", "reward", "ptx.data", "evaluation.prompts", "evaluation.reward")
     not_in_fingerprint: ClassVar[tuple[str, ...]] = (
-        "out", "overwrite", "report_to", "checkpoint", "force", "score_tokens", "checkpoint_activations", "url",
+        "out", "overwrite", "report_to", "checkpoint", "device.shard", "force", "score_tokens",
+        "checkpoint_activations", "url",
         "vllm.in_flight", "vllm.timeout", "vllm.retries", "vllm.wait", "vllm.adapters", "vllm.seen_as",
         "vllm.tolerance", "vllm.key")
 
@@ -280,6 +281,8 @@ class PPOConfig(StageConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> PPOConfig:
+        if self.four_bit and self.device.shard == "full":
+            raise ValueError("device.shard: weights of four bits can't be spread; set none")
         if self.four_bit and self.tune != "lora":
             raise ValueError("four_bit: weights of four bits can't be trained; use tune: lora")
         if self.rollout % self.answers:
@@ -288,6 +291,9 @@ class PPOConfig(StageConfig):
             raise ValueError("url: rollouts by vLLM need the address of a running server; give --url http://…")
         if self.generate != "vllm" and self.url is not None:
             raise ValueError("url: only rollouts by vLLM need it; set generate: vllm, or leave it out")
+        if self.generate == "vllm" and self.device.shard == "full":
+            raise ValueError("device.shard: rank 0 alone hands a server the weights, of which it would hold a share; "
+                             "set none")
         if self.prompt_baseline and self.answers < 2:
             raise ValueError("prompt_baseline: needs two answers to each prompt at least; set answers")
         if self.advantage in ("rloo", "grpo"):

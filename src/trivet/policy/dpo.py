@@ -38,7 +38,8 @@ from trivet.reward.evaluate import evaluate_pairs
 from trivet.reward.metrics import pair_correct
 from trivet.reward.train import Element, decided, elements, refuse_overlap
 from trivet.runs import Run, Summary
-from trivet.training.device import prepare, seed_all
+from trivet.training import shard
+from trivet.training.device import Compute, prepare, seed_all
 from trivet.training.progress import bar
 from trivet.training.ranks import here
 from trivet.training.trainer import fit
@@ -179,50 +180,66 @@ def run(config: DPOConfig, run: Run) -> DPOSummary:
     heldout = read_rows(config.heldout, Preference) if config.heldout else []
     refuse_overlap(train, heldout, config.heldout)
     source = resolve(config.model)
-    full = config.tune == "full"
-    if source.is_adapter and not full:
+    if source.is_adapter and config.tune != "full":
         raise TrivetError("the policy must start from a whole model, not an adapter", field="model",
                           file=source.folder, mend="tune=full merges it first, or name its base")
     tokenizer = load_tokenizer(source)
     if ensure_template(tokenizer):
         print("the model has no chat template; a plain User:/Assistant: one is used")
-    model = load_causal_lm(source, torch.float32 if full else compute.trunk, compute.device)
-    no_dropout(model)
-    plain_output_layer(model)  # found out now, not inside a pass
-    context = context_length(model)
+    model = _to_train(source, config, compute)
+    context = context_length(plain(model))
     data, left_out = elements(train, tokenizer, config.max_length, context, config.preferences)
     held: list[Element] = []
     if config.heldout:
         heldout = decided(heldout, tokenizer, config.max_length, context, config.heldout)
         held, _ = elements(heldout, tokenizer, config.max_length, context, config.heldout)
-    if not full:
-        from peft import get_peft_model
-
-        model = get_peft_model(model, lora.lora_config(model, config.lora, "CAUSAL_LM"))
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
     pad, dtype = tokenizer.pad_token_id, plain(model).dtype
     tokens = sum(len(e.group) for e in data)
     reference = _reference(model, [*data, *held], pad, run)
     compared = [Compared(e, r) for e, r in zip(data, reference[: len(data)], strict=True)]
+    spread = shard.wanted(config.device, compute.device)
 
     def loss_sum(module: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float]]:
         logps = torch.cat([packed_logps(plain(module), chunk) for chunk in batch["chunks"]])
         losses, figures = pair_figures(logps, batch, config)
-        return (losses * batch["weight"]).sum(), {k: float((v * batch["weight"]).sum()) for k, v in figures.items()}
+        loss = (losses * batch["weight"]).sum()
+        if spread:
+            loss = loss + shard.idle_passes(len(batch["chunks"]),
+                                            lambda: packed_logps(plain(module), batch["chunks"][0]))
+        return loss, {k: float((v * batch["weight"]).sum()) for k, v in figures.items()}
 
     steps = fit(
         what="direct preferences", run=run, model=model, data=compared,
         collate=lambda b: collate(b, pad, dtype), loss_sum=loss_sum, items=lambda b: float(b["weight"].sum()),
         epochs=config.epochs, batch=config.batch, micro_batch=config.micro_batch, optimizer=config.optimizer,
-        checkpoint=config.checkpoint, compute=compute, seed=config.seed, report_to=config.report_to)
+        checkpoint=config.checkpoint, compute=compute, seed=config.seed, report_to=config.report_to, spread=spread)
     run.meter.count("trained", round(tokens * config.epochs))
-    figures = _evaluate(model, heldout, held, reference[len(data) :], pad, config, run) if held else {}
+    with shard.whole(model):
+        figures = _evaluate(model, heldout, held, reference[len(data) :], pad, config, run) if held else {}
+    model = shard.rebuilt(model, lambda: _to_train(source, config, compute))
+    if not run.writes:
+        return DPOSummary.of_rank_0()
     _save(model, tokenizer, source, steps, config, run)
     losses = [r["loss"] for r in run.rows("metrics")]
     return DPOSummary(steps=steps, train_pairs=len(train) - left_out, train_prompts=len(data),
                       left_out_too_long=left_out, first_loss=losses[0], last_loss=losses[-1], **figures)
+
+
+def _to_train(source: ModelSource, config: DPOConfig, compute: Compute) -> Any:
+    """The policy before training: the reference, with a new adapter that changes nothing yet or as it is."""
+    full = config.tune == "full"
+    model = load_causal_lm(source, torch.float32 if full else compute.trunk, compute.device)
+    no_dropout(model)
+    plain_output_layer(model)  # found out now, not inside a pass
+    if full:
+        return model
+    from peft import get_peft_model
+
+    model = get_peft_model(model, lora.lora_config(model, config.lora, "CAUSAL_LM"))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
 
 
 def _reference(model: Any, data: list[Element], pad: int, run: Run) -> list[tuple[float, ...]]:
@@ -282,7 +299,8 @@ def _evaluate(model: Any, rows: list[Preference], held: list[Element], reference
         "better_log_ratio": bootstrap_mean(moved[:, 0], groups, seed=seed).as_dict(),
         "worse_log_ratio": bootstrap_mean(moved[:, 1], groups, seed=seed).as_dict(),
     }
-    write_json(run.path("evaluation.json"), found.to_dict() | figures)
+    if run.writes:
+        write_json(run.path("evaluation.json"), found.to_dict() | figures)
     run.artifact("evaluation", run.path("evaluation.json"))
     return {k: v for k, v in found.summary().items() if k in DPOSummary.model_fields} | figures
 

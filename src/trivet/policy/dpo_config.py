@@ -24,7 +24,7 @@ class DPOConfig(StageConfig):
     """Direct preference optimization: the policy learns from pairs, with neither reward model nor sampling."""
 
     input_fields: ClassVar[tuple[str, ...]] = ("preferences", "heldout", "model")
-    not_in_fingerprint: ClassVar[tuple[str, ...]] = ("out", "overwrite", "report_to", "checkpoint")
+    not_in_fingerprint: ClassVar[tuple[str, ...]] = ("out", "overwrite", "report_to", "checkpoint", "device.shard")
 
     out: Path = Path("runs/dpo")
     """Folder of this stage's run."""

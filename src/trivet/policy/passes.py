@@ -135,6 +135,8 @@ def evaluate_tokens(roles: Roles, micros: Sequence[MicroBatch], temperature: flo
                 assert roles.value_head is not None
                 with roles.model("critic", below) as model:
                     found_values = value_pass(model, micro, roles.value_head)
+        if not micro.rows:
+            continue
         rows, width = list(micro.rows), micro.width
         logps[rows, :width] = found.logps.detach().cpu()
         ref_logps[rows, :width] = reference.logps.cpu()

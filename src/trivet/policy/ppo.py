@@ -24,7 +24,6 @@ from trivet.evaluate.capability import assess, refuse
 from trivet.evaluate.config import MAX_FAIL
 from trivet.generate.sample import text_of
 from trivet.generate.vllm_server import RolloutInterrupted, ServerLost
-from trivet.judge.rewards import call
 from trivet.models.merge import merge_policy
 from trivet.models.source import ModelSource
 from trivet.policy import state as states
@@ -33,14 +32,14 @@ from trivet.policy.behaviour import require_server, rollouts_by_server, weigh
 from trivet.policy.config import PPOConfig
 from trivet.policy.kl import kl_estimate, sequence_kl
 from trivet.policy.passes import Evaluated, evaluate_tokens
-from trivet.policy.rollout import Rollout, batch_indices, layout, make_rollout
+from trivet.policy.rollout import Rollout, batch_indices, layout, make_rollout, share_out
 from trivet.policy.setup import Setup, prepare_models
 from trivet.policy.state import PPOState, RewardScale, fit_scale
 from trivet.policy.stop import StopState, first_met
 from trivet.policy.update import UpdateStats, make_optimizer, update
 from trivet.policy.watch import Watched, compare, evaluate
 from trivet.runs import Run, Summary
-from trivet.training import checkpoints
+from trivet.training import checkpoints, shard
 from trivet.training.device import prepare, seed_all
 from trivet.training.interrupt import graceful
 from trivet.training.progress import bar
@@ -96,9 +95,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
     require_server(config)
     setup = prepare_models(config, compute, run.meter.count)
     optimizer = make_optimizer(setup.roles, config)
-    if run.writes:
-        checkpoints.tidy(run.path("checkpoints"))
-    start = checkpoints.latest(run.path("checkpoints"))
+    start = checkpoints.begin(run.path("checkpoints"))
     run.cut("metrics", resumed_offset(start, compute.threads))
     run.cut("evaluation", checkpoints.facts(start)["evaluation_offset"] if start else 0)
     if start is not None:
@@ -134,7 +131,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
                     state, reason = _step(setup, optimizer, state, config, run, trackers, say)
                 except (ServerLost, RolloutInterrupted):
                     # while the rollout was awaited: nothing has changed since the last step
-                    if run.writes and state.step not in (0, saved):
+                    if state.step not in (0, saved):
                         states.save(run, state, setup.roles, optimizer, config.checkpoint.keep, compute.threads)
                     raise
             if reason is not None:
@@ -149,7 +146,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
             # a budget of seconds is looked at by every rank, and must end them all
             state = replace(state, seconds=here().largest(state.seconds + time.monotonic() - began))
             interrupted = here().any(interruption.requested)
-            if run.writes and (last or interrupted or state.step % config.checkpoint.every == 0):
+            if last or interrupted or state.step % config.checkpoint.every == 0:
                 states.save(run, state, setup.roles, optimizer, config.checkpoint.keep, compute.threads)
                 saved = state.step
             if interrupted and not last:
@@ -157,9 +154,10 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
     print(f"stop={reason} after {state.step} steps, {state.episodes} answers", flush=True)
     watch(state, config.evaluation.samples)
     trackers.close()
+    whole = shard.full_state(setup.roles.models()["policy"]) if config.tune == "full" else None
     if run.writes:
         with atomic_folder(run.path("policy")) as folder:
-            setup.roles.save_policy(folder, {"stage": "ppo", "steps": state.step, "stop": reason})
+            setup.roles.save_policy(folder, {"stage": "ppo", "steps": state.step, "stop": reason}, whole)
             if config.tune == "lora":
                 setup.tokenizer.save_pretrained(folder)
     run.artifact("policy", run.path("policy"))
@@ -185,13 +183,13 @@ def _step(
     with phase("rollout"):
         rollout = _sample(setup, config, step)
     with phase("scoring"):
-        scores = state.scale(call(setup.reward, rollout.samples, "the reward"))
+        scores = state.scale(setup.scores(setup.reward, rollout.samples, "the reward"))
         penalised = torch.tensor([s - config.missing_end_penalty * (not ended)
                                   for s, ended in zip(scores, rollout.ended, strict=True)])
     minibatches = layout(rollout, config.minibatches, _rows(config), config.seed * 1_000_003 + step,
                          setup.tokenizer.pad_token_id, setup.compute.device)
     whole = sum(map(len, minibatches)) == 1 and here().world == 1
-    minibatches = [here().deal(minibatch) for minibatch in minibatches]
+    minibatches = [share_out(minibatch, setup.spread) for minibatch in minibatches]
     micros = [m for minibatch in minibatches for m in minibatch]
     mask = rollout.mask
     with phase("evaluate"):
@@ -246,7 +244,7 @@ def _sample(setup: Setup, config: PPOConfig, step: int) -> Rollout:
     if setup.remote is not None:
         groups = setup.remote.draw(step - 1, tokens, n=config.answers, seeds=seeds)
     else:
-        with setup.roles.model("policy") as model:
+        with setup.roles.model("policy") as model, shard.whole(model):
             groups = here().gather(setup.engine(model).generate(
                 here().deal(tokens), setup.sampling, n=config.answers, seeds=here().deal(seeds)))
     return make_rollout([p for p in chosen for _ in range(config.answers)],
@@ -259,11 +257,11 @@ def _sample(setup: Setup, config: PPOConfig, step: int) -> Rollout:
 def _first_scale(setup: Setup, config: PPOConfig) -> RewardScale:
     """The scale from answers of the untouched policy, which is the reference, to the first prompts."""
     rollout = _sample(setup, config, 1)
-    return fit_scale(call(setup.reward, rollout.samples, "the reward"))
+    return fit_scale(setup.scores(setup.reward, rollout.samples, "the reward"))
 
 
 def _check(setup: Setup, config: PPOConfig) -> None:
-    with setup.roles.model("reference") as model:
+    with setup.roles.model("reference") as model, shard.whole(model):
         found = assess(setup.engine(model), setup.tokenizer, setup.train[:12], setup.sampling, config.seed, MAX_FAIL,
                        context=context_length(model))
     if not found.verdict and not config.force:

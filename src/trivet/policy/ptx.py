@@ -7,6 +7,7 @@ so a resumed run goes on where it was, with nothing to save.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -42,14 +43,20 @@ class EarlierData:
         places = batch_indices(number + 1, len(self.examples), self.batch, self.seed + _PTX_SEED)
         return sorted((self.examples[i] for i in places), key=lambda e: (len(e.ids), e.ids))
 
-    def parts(self, number: int) -> Iterator[tuple[dict[str, torch.Tensor], int]]:
-        """(tensors as `sft.collate` makes them, learned tokens of the whole step) of each of this rank's passes."""
+    def parts(self, number: int, even: bool = False) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
+        """(tensors as `sft.collate` makes them, learned tokens of the whole step) of each of this rank's passes.
+
+        even: as many passes on each rank; one that is too many counts for nothing: its loss is divided by infinity.
+        """
         rows = self.rows(number)
         learned = sum(sum(e.written[1:]) for e in rows)
         chunks = [rows[k : k + self.micro_batch] for k in range(0, len(rows), self.micro_batch)]
-        for chunk in here().deal(chunks):
+        mine: list[tuple[list[Example], float]] = [(chunk, learned) for chunk in here().deal(chunks)]
+        if even and len(mine) * here().world < len(chunks):
+            mine.append((chunks[0], math.inf))
+        for chunk, denominator in mine:
             tensors = collate([[e] for e in chunk], self.pad)
-            yield {name: t.to(self.device) for name, t in tensors.items()}, learned
+            yield {name: t.to(self.device) for name, t in tensors.items()}, denominator
 
     def tokens(self, first: int, count: int) -> int:
         """Tokens of `count` optimizer steps from number `first` on."""

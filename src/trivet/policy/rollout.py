@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from trivet.generate.base import Generated
 from trivet.generate.torch_engine import left_padded, positions
 from trivet.judge.base import Sample
 from trivet.models.packed import Lines
+from trivet.training.ranks import here
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,18 @@ def layout(rollout: Rollout, minibatches: int, size: int, seed: int, pad: int,
         found.append([micro_batch(rollout, rows[k : k + size], pad, device)
                       for k in range(0, len(rows), size)])
     return found
+
+
+def share_out(micros: list[MicroBatch], even: bool) -> list[MicroBatch]:
+    """This rank's micro-batches.
+
+    even: as many on each rank, since passes of models that are spread over the ranks must be; a rank that has one
+    less is given one of no `rows`, whose passes count for nothing.
+    """
+    mine = here().deal(micros)
+    if even and len(mine) * here().world < len(micros):
+        mine.append(replace(micros[0], rows=()))
+    return mine
 
 
 def batch_indices(step: int, prompts: int, size: int, seed: int) -> list[int]:

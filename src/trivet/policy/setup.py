@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from trivet.artifacts import Prompt, first_turn, is_held_out, read_rows
 from trivet.data.chat import context_length, ensure_template, prompt_ids, require_room, stop_token_ids
 from trivet.errors import TrivetError
 from trivet.generate.config import Sampling
 from trivet.generate.torch_engine import TorchEngine
-from trivet.judge.base import Reward
-from trivet.judge.rewards import WeightedReward, make_reward, parse_terms
+from trivet.judge.base import Reward, Sample
+from trivet.judge.rewards import WeightedReward, call, make_reward, parse_terms
 from trivet.judge.scorer import ModelReward, load_model_reward, with_calibration
 from trivet.models.checkpointing import checkpoint_blocks
 from trivet.models.lora import stands_on
 from trivet.models.reward_model import reward_on_trunk
-from trivet.models.roles import Roles, SeparateModels, SharedTrunk
+from trivet.models.roles import Roles, SeparateModels, SharedTrunk, megabytes
 from trivet.models.source import ModelSource, load_tokenizer, resolve, weights_sha256
 from trivet.policy.config import PPOConfig
 from trivet.policy.ptx import EarlierData, earlier_data
 from trivet.policy.state import RewardScale
+from trivet.training import shard
 from trivet.training.device import Compute
+from trivet.training.ranks import here
 
 if TYPE_CHECKING:
     from trivet.policy.behaviour import RemotePolicy
@@ -47,8 +51,17 @@ class Setup:
     scale: RewardScale | None
     """Fixed by the reward model's calibration, or None: the first rollout fits it."""
     compute: Compute
+    spread: bool = False
+    """Whether the roles' models are spread over several processes (FSDP2)."""
     remote: RemotePolicy | None = None
     """Draws the rollouts in the policy's place, where a server does (policy/behaviour.py)."""
+
+    def scores(self, reward: Reward, samples: Sequence[Sample], name: str) -> list[float]:
+        """Scores of a reward, checked. It may stand on the policy's trunk, and of that each rank makes as many passes
+        as its share needs: where the trunk is spread, it is whole meanwhile."""
+        models = list(self.roles.models().values()) if self.spread else []
+        with shard.whole(*models if len(models) == 1 else ()):
+            return call(reward, samples, name)
 
     def engine(self, model: Any, progress: Callable[[int], None] | None = None) -> TorchEngine:
         """The in-process engine on whatever role `model` acts as."""
@@ -102,6 +115,7 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
     trained = [t.spec for t in terms if t.kind == "model"]
     shared = _sharing(config, source, [t.spec for t in (*terms, *second_terms) if t.kind == "model"])
     roles: Roles
+    spread = shard.wanted(config.device, compute.device) and config.generate == "torch" and not config.four_bit
     critic = config.critic if config.has_critic else None
     if config.tune == "lora":
         if source.is_adapter:
@@ -111,7 +125,8 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
                             rewards={role: s.folder for role, s in shared.values()},
                             critic_from=next((shared[t][0] for t in trained if t in shared), None))
     else:
-        roles = SeparateModels(source, compute.trunk, compute.device, critic=critic)
+        # weights that are spread are trained as they are: no second copy to compute with
+        roles = SeparateModels(source, torch.float32 if spread else compute.trunk, compute.device, critic=critic)
     if config.checkpoint_activations:
         for model in roles.models().values():
             checkpoint_blocks(model)
@@ -132,6 +147,7 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
         _start_critic(roles, models[trained[0]], config)
     for line in roles.plan():
         print(line)
+    spread = spread and _spread(roles, compute.device)
     for spec, loaded in models.items():
         if spec not in shared:
             print(f"  reward {spec}: loaded apart, {loaded.model.parameters * 4 / 1e6:.0f} MB at most")
@@ -143,7 +159,20 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
                  file=config.prompts, ids=[p.id for p in everything])
     return Setup(roles, tokenizer, stops, Sampling(**config.sampling.model_dump()), train, heldout, tokens,
                  reward, second, earlier_data(config, tokenizer, context, compute.device),
-                 _known_scale(config, reward, source), compute)
+                 _known_scale(config, reward, source), compute, spread)
+
+
+def _spread(roles: Roles, device: str) -> bool:
+    """Spread the roles' models over the ranks and say what each holds. False where a model can't be spread."""
+    for role, model in roles.models().items():
+        before = megabytes(model.parameters())
+        if not shard.shard(model, device):
+            print(f"note: {role} keeps its blocks in no list: each process holds it whole")
+            return False
+        kept = megabytes(shard.local_part(p) for p in model.parameters())
+        print(f"  {role}: spread over {here().world} processes (FSDP2), {kept:.0f} of {before:.0f} MB in each "
+              "(embeddings, output layer and adapters stand in all)")
+    return True
 
 
 def _sharing(config: PPOConfig, base: ModelSource, specs: list[str]) -> dict[str, tuple[str, ModelSource]]:

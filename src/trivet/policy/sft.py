@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -18,11 +18,13 @@ from trivet.generate.torch_engine import TorchEngine
 from trivet.models import lora
 from trivet.models.checkpointing import checkpoint_blocks
 from trivet.models.merge import save_merged
+from trivet.models.reward_model import plain
 from trivet.models.roles import no_dropout
-from trivet.models.source import load_causal_lm, load_tokenizer, resolve
+from trivet.models.source import ModelSource, load_causal_lm, load_tokenizer, resolve
 from trivet.policy.config import SFTConfig
 from trivet.runs import Run, Summary
-from trivet.training.device import prepare, seed_all
+from trivet.training import shard
+from trivet.training.device import Compute, prepare, seed_all
 from trivet.training.trainer import fit
 
 IGNORED = -100
@@ -84,28 +86,20 @@ def run(config: SFTConfig, run: Run) -> SFTSummary:
     tokenizer = load_tokenizer(source)
     if ensure_template(tokenizer):
         print("the model has no chat template; a plain User:/Assistant: one is used")
-    full = config.tune == "full"
-    model = load_causal_lm(source, torch.float32 if full else compute.trunk, compute.device)
-    no_dropout(model)
-    context = context_length(model) or config.max_length
+    base = _base(source, config, compute)
+    context = context_length(base) or config.max_length
     if config.max_length > context:
         raise TrivetError(f"max_length is {config.max_length}, the model's context {context}", field="max_length",
                           mend=f"--max-length {context} at most")
     examples = tokenize(conversations, tokenizer, config.max_length, config.data)
     if config.check and not run.path("checkpoints").exists():
-        _check(model, tokenizer, [m for _, m in conversations], config)
-    if not full:
-        if source.is_adapter:
-            raise TrivetError("the model to tune must be a whole model, not an adapter", field="model",
-                              file=source.folder, mend="tune=full merges it first, or name its base")
-        from peft import get_peft_model
-
-        model = get_peft_model(model, lora.lora_config(model, config.lora, "CAUSAL_LM"))
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        _check(base, tokenizer, [m for _, m in conversations], config)
+    if config.tune != "full" and source.is_adapter:
+        raise TrivetError("the model to tune must be a whole model, not an adapter", field="model",
+                          file=source.folder, mend="tune=full merges it first, or name its base")
+    model = _to_train(base, config)
     if config.checkpoint_activations:
-        checkpoint_blocks(model if full else cast(Any, model).get_base_model())
+        checkpoint_blocks(plain(model))
     rows = pack_rows(examples, config.max_length) if config.packing else [[e] for e in examples]
 
     def loss_sum(module: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, float]]:
@@ -116,8 +110,12 @@ def run(config: SFTConfig, run: Run) -> SFTSummary:
         collate=lambda b: collate(b, tokenizer.pad_token_id), loss_sum=loss_sum,
         items=lambda b: float((b["labels"] != IGNORED).sum()), epochs=config.epochs, batch=config.batch,
         micro_batch=config.micro_batch, optimizer=config.optimizer, checkpoint=config.checkpoint,
-        compute=compute, seed=config.seed, report_to=config.report_to)
+        compute=compute, seed=config.seed, report_to=config.report_to,
+        spread=shard.wanted(config.device, compute.device))
     run.meter.count("trained", round(sum(len(e.ids) for e in examples) * config.epochs))
+    model = shard.rebuilt(model, lambda: _to_train(_base(source, config, compute), config))
+    if not run.writes:
+        return SFTSummary.of_rank_0()
     with atomic_folder(run.path("model")) as folder:
         save_merged(model, tokenizer, folder, config.model, "sft")
     run.artifact("model", run.path("model"))
@@ -125,6 +123,25 @@ def run(config: SFTConfig, run: Run) -> SFTSummary:
     return SFTSummary(steps=steps, conversations=len(examples), rows=len(rows),
                       answer_tokens=sum(sum(e.written) for e in examples), first_loss=losses[0],
                       last_loss=losses[-1])
+
+
+def _base(source: ModelSource, config: SFTConfig, compute: Compute) -> Any:
+    base = load_causal_lm(source, torch.float32 if config.tune == "full" else compute.trunk, compute.device)
+    no_dropout(base)
+    return base
+
+
+def _to_train(base: Any, config: SFTConfig) -> Any:
+    """The base itself, or with a new adapter that is to be trained."""
+    if config.tune == "full":
+        return base
+    from peft import get_peft_model
+
+    model = get_peft_model(base, lora.lora_config(base, config.lora, "CAUSAL_LM"))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
 
 
 def _check(model: Any, tokenizer: Any, conversations: list[list[Message]], config: SFTConfig) -> None:

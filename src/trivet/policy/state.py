@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from trivet.artifacts import read_json, write_json
-from trivet.errors import TrivetError
 from trivet.models.roles import Roles
 from trivet.policy.config import KLConfig
 from trivet.policy.kl import AdaptiveKL, FixedKL, KLController
 from trivet.runs import Run
-from trivet.training import checkpoints
+from trivet.training import checkpoints, tensors
 from trivet.training.device import generator_states, restore_generators
+from trivet.training.ranks import here
 
 
 @dataclass(frozen=True)
@@ -71,24 +70,17 @@ def save(run: Run, state: PPOState, roles: Roles, optimizer: torch.optim.Optimiz
     facts = {"metrics_offset": run.offset("metrics"), "evaluation_offset": run.offset("evaluation"),
              "threads": threads}
     with checkpoints.saving(run.path("checkpoints"), state.step, keep=keep, facts=facts) as folder:
-        save_file({n: p.detach().contiguous() for n, p in roles.trainable().items()},
-                  folder / "trainable.safetensors")
-        torch.save({"optimizer": optimizer.state_dict(), "generators": generator_states()}, folder / "state.pt")
-        write_json(folder / "state.json", asdict(state))
+        tensors.save(folder, roles.trainable(), optimizer)
+        if here().main:
+            torch.save({"generators": generator_states()}, folder / "state.pt")
+            write_json(folder / "state.json", asdict(state))
 
 
 def restore(checkpoint: Path, roles: Roles, optimizer: torch.optim.Optimizer) -> PPOState:
     """Put weights, optimizer and generators back; the state. Raises TrivetError for another set of parameters."""
-    saved, live = load_file(checkpoint / "trainable.safetensors"), roles.trainable()
-    if saved.keys() != live.keys():
-        raise TrivetError("the checkpoint holds other parameters than this configuration trains",
-                          file=checkpoint, mend="start anew with --overwrite")
-    with torch.no_grad():
-        for name, tensor in saved.items():
-            live[name].copy_(tensor)
+    tensors.restore(checkpoint, roles.trainable(), optimizer)
     roles.refresh()
     kept: dict[str, Any] = torch.load(checkpoint / "state.pt", weights_only=True)
-    optimizer.load_state_dict(kept["optimizer"])
     restore_generators(kept["generators"])
     values = read_json(checkpoint / "state.json")
     scale = values.pop("scale")

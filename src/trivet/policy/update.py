@@ -15,7 +15,8 @@ from trivet.policy.loss import PolicyStats, kl_loss, policy_loss, value_loss
 from trivet.policy.passes import Evaluated, TokenPass, response_pass, value_pass
 from trivet.policy.ptx import EarlierData, summed_loss
 from trivet.policy.rollout import MicroBatch
-from trivet.training.ranks import here, sum_gradients
+from trivet.training import shard
+from trivet.training.ranks import here
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,15 @@ def _minibatch(
 
     Every loss is a sum over tokens by the minibatch's token count, that of all ranks (detail 10).
     """
-    (denominator,) = here().total(float(sum(int(m.response_mask.sum()) for m in micros)))
+    (denominator,) = here().total(float(sum(int(m.response_mask.sum()) for m in micros if m.rows)))
     figures = dict.fromkeys(("policy_loss", "entropy", "kl_loss"), 0.0)
     if returns is not None:
         figures |= {"value_loss": 0.0, "value_clip_fraction": 0.0}
     merged: PolicyStats | None = None  # so it stays on a rank that has no micro-batch of this minibatch
     for micro in micros:
+        if not micro.rows:
+            _idle(roles, micro, config)
+            continue
         rows, width = list(micro.rows), micro.width
         device = micro.ids.device
 
@@ -149,13 +153,12 @@ def _minibatch(
         merged = stats if merged is None else merged.merge(stats)
     if earlier is not None:
         figures["ptx_loss"] = 0.0
-        for batch, learned in earlier.parts(number):
+        for batch, learned in earlier.parts(number, even=shard.is_spread(roles.models().values())):
             with roles.model("policy") as model:
                 loss = summed_loss(model, batch) / learned
                 _backward(earlier.coef * loss)
             figures["ptx_loss"] += float(loss.detach())
-    sum_gradients(roles.trainable().values())
-    norm = torch.nn.utils.clip_grad_norm_(list(roles.trainable().values()), config.optimizer.max_grad_norm)
+    norm = shard.clip_gradients(roles.trainable().values(), config.optimizer.max_grad_norm)
     optimizer.step()
     roles.refresh()
     optimizer.zero_grad(set_to_none=True)
@@ -164,6 +167,20 @@ def _minibatch(
     figures = dict(zip(figures, here().total(*figures.values()), strict=True))
     deviation = here().largest(float(merged.ratio_max_deviation) if merged else 0.0)
     return figures | {"grad_norm": float(norm)}, deviation
+
+
+def _idle(roles: Roles, micro: MicroBatch, config: PPOConfig) -> None:
+    """Passes that change nothing, for the ranks that have one micro-batch more and fetch weights from this one."""
+    head = None if roles.has_critic else roles.value_head
+    with roles.model("policy", roles.lower_blocks()) as model:
+        found = response_pass(model, micro, config.sampling.temperature, value_head=head, entropy=True,
+                              entropy_gradient=config.entropy_coef > 0)
+        total = found.logps.sum() if found.values is None else found.logps.sum() + found.values.sum()
+        _backward(total * 0.0)
+    if roles.has_critic:
+        assert roles.value_head is not None
+        with roles.model("critic", roles.lower_blocks()) as model:
+            _backward(value_pass(model, micro, roles.value_head).sum() * 0.0)
 
 
 def _backward(loss: torch.Tensor) -> None:

@@ -11,13 +11,13 @@ import torch
 from trivet.artifacts import Message, Row, read_rows, write_rows
 from trivet.generate.sample import prompt_seed, text_of
 from trivet.intervals import Interval, bootstrap_mean, paired_bootstrap
-from trivet.judge.rewards import call
 from trivet.policy.config import PPOConfig
 from trivet.policy.passes import response_pass
-from trivet.policy.rollout import layout, make_rollout
+from trivet.policy.rollout import layout, make_rollout, share_out
 from trivet.policy.setup import Setup
 from trivet.policy.state import RewardScale
 from trivet.runs import Run
+from trivet.training import shard
 from trivet.training.ranks import here
 
 _EVALUATION_SEED = 77_003  # apart from the seeds of training rollouts
@@ -55,7 +55,7 @@ class Watched:
 def evaluate(setup: Setup, config: PPOConfig, scale: RewardScale, step: int, samples: int, run: Run) -> Watched:
     """Answer the fixed prompts with fixed seeds, score them, write evaluations/step-N.jsonl and a line of figures."""
     prompts = [p for p in setup.heldout for _ in range(samples)]
-    with setup.roles.model("policy") as model:
+    with setup.roles.model("policy") as model, shard.whole(model):
         share = here().deal(setup.heldout)
         answers = here().gather(setup.engine(model).generate(
             [setup.tokens[p.id] for p in share], setup.sampling, n=samples,
@@ -63,21 +63,22 @@ def evaluate(setup: Setup, config: PPOConfig, scale: RewardScale, step: int, sam
     flat = [g for group in answers for g in group]
     texts = [text_of(setup.tokenizer, g, setup.sampling.stop) for g in flat]
     rollout = make_rollout(prompts, [setup.tokens[p.id] for p in prompts], flat, texts)
-    scores = scale(call(setup.reward, rollout.samples, "the reward"))
-    second = call(setup.second, rollout.samples, "the second reward") if setup.second else [None] * len(flat)
+    scores = scale(setup.scores(setup.reward, rollout.samples, "the reward"))
+    second = setup.scores(setup.second, rollout.samples, "the second reward") if setup.second else [None] * len(flat)
     kls = torch.zeros(len(flat), dtype=torch.float64)
     # before the first step the policy is the reference: the log-ratio is 0 by definition
     if step > 0:
         (micros,) = layout(rollout, 1, config.micro_batch, config.seed, setup.tokenizer.pad_token_id,
                            setup.compute.device)
         with torch.no_grad():
-            for micro in here().deal(micros):
+            for micro in share_out(micros, setup.spread):
                 below = setup.roles.lower_blocks()
                 with setup.roles.model("policy", below) as model:
                     logps = response_pass(model, micro, config.sampling.temperature).logps
                 with setup.roles.model("reference", below) as model:
                     reference = response_pass(model, micro, config.sampling.temperature).logps
-                kls[list(micro.rows)] = ((logps - reference) * micro.response_mask).sum(-1).double().cpu()
+                if micro.rows:
+                    kls[list(micro.rows)] = ((logps - reference) * micro.response_mask).sum(-1).double().cpu()
         here().sum_(kls)
     run.meter.count("prompt", sum(len(setup.tokens[p.id]) for p in setup.heldout))
     run.meter.count("generated", sum(len(g.token_ids) for g in flat))

@@ -35,7 +35,7 @@ class RewardConfig(StageConfig):
     """A reward model trained on preference pairs; all completions of a prompt form one batch element."""
 
     input_fields: ClassVar[tuple[str, ...]] = ("preferences", "heldout", "model", "calibration.completions")
-    not_in_fingerprint: ClassVar[tuple[str, ...]] = ("out", "overwrite", "report_to", "checkpoint")
+    not_in_fingerprint: ClassVar[tuple[str, ...]] = ("out", "overwrite", "report_to", "checkpoint", "device.shard")
 
     out: Path = Path("runs/reward")
     """Folder of this stage's run."""

@@ -40,6 +40,7 @@ from trivet.reward.config import RewardConfig
 from trivet.reward.evaluate import Evaluation, evaluate_pairs
 from trivet.reward.loss import bradley_terry_loss, centering_loss, davidson_loss
 from trivet.runs import Run, Summary
+from trivet.training import shard
 from trivet.training.device import Compute, prepare, seed_all
 from trivet.training.progress import bar
 from trivet.training.trainer import fit
@@ -218,9 +219,13 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
     if source.is_adapter:
         raise TrivetError("the trunk of a reward model must be a whole model, not an adapter", field="model",
                           file=source.folder, mend="name the adapter's base model")
-    model, tokenizer = trainable_reward_model(
-        source, compute.trunk, compute.device, config.lora if config.tune == "lora" else None,
-        head_only=config.tune == "head")
+
+    def build() -> tuple[Any, Any]:
+        return trainable_reward_model(source, compute.trunk, compute.device,
+                                      config.lora if config.tune == "lora" else None,
+                                      head_only=config.tune == "head")
+
+    model, tokenizer = build()
     context = context_length(plain(model))
     data, left_out = elements(train, tokenizer, config.max_length, context, config.preferences)
     # what follows the training is looked at before it
@@ -260,17 +265,25 @@ def run(config: RewardConfig, run: Run) -> RewardSummary:
         with torch.no_grad():
             diff = scores[batch["chosen"]] - scores[batch["rejected"]]
             right = ((diff > 0).float() + 0.5 * (diff == 0).float()) * batch["weight"]
-        return pair_loss(scores, batch, config, log_nu) * weight, {"accuracy": float(right.sum())}
+        loss = pair_loss(scores, batch, config, log_nu) * weight
+        if spread:
+            loss = loss + shard.idle_passes(
+                len(parts), lambda: packed_scores(decoder, head, batch["chunks"][0], config.pool))
+        return loss, {"accuracy": float(right.sum())}
 
+    spread = shard.wanted(config.device, compute.device)
     steps = fit(
         what="reward model", run=run, model=model, data=data,
         collate=lambda b: collate(b, tokenizer.pad_token_id, dtype), loss_sum=loss_sum,
         items=lambda b: float(b["weight"].sum()), epochs=config.epochs, batch=config.batch,
         micro_batch=config.micro_batch, optimizer=config.optimizer, checkpoint=config.checkpoint,
-        compute=compute, seed=config.seed, report_to=config.report_to)
+        compute=compute, seed=config.seed, report_to=config.report_to, spread=spread)
     del data
     gc.collect()  # the Trainer holds the kept states in a cycle; the memory is needed for what follows
     run.meter.count("trained", round(tokens * config.epochs))
+    model = shard.rebuilt(model, lambda: build()[0])
+    if not run.writes:
+        return RewardSummary.of_rank_0()
     scorer = as_scorer(model, tokenizer, source, config.pool)
     evaluation = _evaluate(scorer, heldout, config, run) if heldout else None
     calibration, facts = _calibrate(scorer, train, reference, config, source, compute, run)

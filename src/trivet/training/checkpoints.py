@@ -1,7 +1,8 @@
 """One layout of checkpoints for every training stage, and the only way to find the newest whole one.
 
     checkpoints/step-00000025/   written as .step-00000025.tmp, fsynced, renamed
-        …                        the stage's files
+        tensors/                 weights and the optimizer's state, a file from each rank (training/tensors.py)
+        …                        the stage's other files, from rank 0
         MANIFEST.json            sha256 of every file; written last: a folder without it is a torn one
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 from trivet.artifacts import fsync_folder, read_json, sha256_file, write_error, write_json
 from trivet.errors import TrivetError
+from trivet.training.ranks import here
 
 MANIFEST = "MANIFEST.json"
 _NAME = re.compile(r"step-(\d{8})")
@@ -34,23 +36,34 @@ def step_of(folder: Path) -> int:
 def saving(folder: Path, step: int, *, keep: int, facts: dict[str, Any]) -> Iterator[Path]:
     """A folder to write a checkpoint into; on leaving it is sealed, renamed, and old ones are deleted.
 
+    Every rank comes by and writes into the same folder, which must be on a file system that they share; rank 0
+    makes it, and seals it once all have written.
     facts: small JSON values kept in the manifest (offset of metrics.jsonl, threads, …).
     """
+    ranks = here()
     temporary, final = folder / f".step-{step:08d}.tmp", folder / f"step-{step:08d}"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        if ranks.main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        ranks.barrier()
+        if not temporary.is_dir():
+            raise TrivetError(f"rank {ranks.rank} does not see the folder that rank 0 has made", file=temporary,
+                              mend="put the run folder (--out) on a file system that all machines share")
         yield temporary
-        seal(temporary, {"step": step, **facts})
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(temporary, final)
-        fsync_folder(folder)
+        ranks.barrier()
+        if ranks.main:
+            seal(temporary, {"step": step, "ranks": ranks.world, **facts})
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(temporary, final)
+            fsync_folder(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise write_error(error, final) from None
-    for old in complete(folder)[:-keep]:
-        shutil.rmtree(old)
+    if ranks.main:
+        for old in complete(folder)[:-keep]:
+            shutil.rmtree(old)
 
 
 def seal(folder: Path, facts: dict[str, Any]) -> None:
@@ -84,6 +97,14 @@ def complete(folder: Path) -> list[Path]:
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint whose files are all whole; a torn or damaged one is passed over."""
     return next((c for c in reversed(complete(folder)) if is_complete(c)), None)
+
+
+def begin(folder: Path) -> Path | None:
+    """The checkpoint to go on from, as rank 0 finds it, on every rank; what interrupted writes left is deleted."""
+    ranks = here()
+    if ranks.main:
+        tidy(folder)
+    return ranks.broadcast(latest(folder) if ranks.main else None)
 
 
 def facts(checkpoint: Path) -> dict[str, Any]:

@@ -128,7 +128,9 @@ class Several(Ranks):
 
     @contextlib.contextmanager
     def failing_together(self) -> Iterator[None]:
-        """See Ranks. The first rank that fails says why and the others leave in silence, all with exit code 2.
+        """See Ranks; for a program's outermost place.
+
+        The first rank that fails says why and the others leave in silence, all with exit code 2.
 
         Ranks that wait for a message of the failed one get torch's error of a closed connection. Where nobody has
         said why (kill -9), the first to notice says that.
