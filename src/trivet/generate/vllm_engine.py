@@ -44,8 +44,8 @@ class VLLMEngine:
         """model: the name in requests. stops: tokens that end an answer, and nothing else does.
 
         returned: called with the reason when the server is gone; comes back when the server is, with the same weights,
-        or raises. Without it `generate` raises Away. resend: off where a server that was started anew would answer to the
-        same name with other weights: a request that failed is then sent again only after `returned`.
+        or raises. Without it `generate` raises Away. resend: off where a server that was started anew would answer to
+        the same name with other weights: a request that failed is then sent again only after `returned`.
         """
         self.server, self.model, self.stops = server, model, stops
         self.returned, self.progress, self.resend = returned, progress, resend
@@ -63,7 +63,8 @@ class VLLMEngine:
 
         Equal requests give equal answers where the server's arithmetic is the same: in bfloat16 it depends on what
         else is in the batch. Raises TrivetError for an empty prompt and an answer of another form, ServerLost where no
-        answer came between two breakdowns (without `resend`: so many as a request has tries), RolloutInterrupted after Ctrl-C; TrivetError for stop strings.
+        answer came between two breakdowns (without `resend`: as many as a request has tries), RolloutInterrupted after
+        Ctrl-C; TrivetError for stop strings.
         """
         if any(len(p) == 0 for p in prompts):
             raise TrivetError("a prompt has no tokens", field="messages", mend="give every prompt some text")
