@@ -308,7 +308,7 @@ def step_time(shape: Shape, config: PlanConfig, rates: Rates, prompt: float, res
     update_passes = config.epochs * (ahead + backward) * (2 if separate else 1) - (again if one_pass else 0.0)
     # of a frozen output layer the gradient is made in the forward pass; a trained one's logits are made twice
     outputs = answers * head * (config.epochs * (2 if lora else 4) - (1 if one_pass else 0))
-    trained = shape.adapter(config.lora) * adapted if lora else shape.parameters
+    trained: float = shape.adapter(config.lora) * adapted if lora else shape.parameters
     if not lora and can_spread(config) and config.device.shard != "none":
         trained = shape.layers * shape.block / devices + shape.rest
     # AdamW reads gradient, weight and two moments and writes three of them; copies are made of the weights it wrote
