@@ -357,3 +357,12 @@ def test_gpus_are_measured_by_what_torch_and_the_driver_say(two_gpus, monkeypatc
     assert one.energy_joules == (6.0 if tells else None)
     assert one.energy_sources == (["GPU"] if tells else [])
     assert both.flops == {"forward": 0, "backward": 0}
+
+
+def test_of_several_processes_one_counts_for_all_and_each_its_shares() -> None:
+    main, other = Meter(), Meter(beside=True)
+    for meter, scored in ((main, 30), (other, 12)):
+        meter.count("trained", 100)
+        meter.count("scored", scored, share=True)
+    main.beside([other.spent()])
+    assert main.spent().tokens == {"trained": 100, "scored": 42}

@@ -118,3 +118,20 @@ def test_shipped_recipes_fit(name, tmp_path) -> None:
             options = RecipeOptions(recipe=name, quick=quick)
             configuration(step, recipe, before, tmp_path, options, file, lines, strict=False)
             before.append(step.name)
+
+
+def test_all_ranks_end_with_the_code_of_rank_0(monkeypatch) -> None:
+    from trivet import stages
+    from trivet.training import ranks
+
+    class Other(ranks.Ranks):
+        rank, world = 1, 2
+
+        def broadcast(self, value):
+            assert value is None
+            return 1
+
+    monkeypatch.setattr(ranks, "_here", Other())
+    with pytest.raises(SystemExit) as stopped:
+        stages.at_rank_0(lambda: pytest.fail("this is rank 0's to do"))
+    assert stopped.value.code == 1

@@ -62,6 +62,8 @@ class StandIn:
         self.loaded: list[str] = []
         self.unloaded: list[str] = []
         self.reloaded: list[str] = []
+        self.looks = 0
+        """How often it was asked what it serves."""
         self.most = self._now = 0
         self._lock = threading.RLock()
         self._port = 0
@@ -109,6 +111,7 @@ class StandIn:
 
     def _get(self, handler: BaseHTTPRequestHandler) -> None:
         if handler.path == "/v1/models":
+            self.looks += 1
             card = {"id": self.root, "root": self.root, "parent": None, "max_model_len": self.context}
             _send(handler, 200, {"data": [card, *({"id": n, "root": "x", "parent": self.root} for n in self.adapters)]})
         elif handler.path == "/health":

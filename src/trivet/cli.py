@@ -97,7 +97,7 @@ def _dispatch(arguments: list[str]) -> None:
     if command in {"-V", "--version"}:
         print(f"trivet {__version__}")
         return
-    from trivet.stages import STAGES, is_rank_0, run_stage
+    from trivet.stages import STAGES, at_rank_0, run_stage
 
     if command == "evaluate" and rest[:1] in (["compare"], ["suites"]):
         from trivet.report.evaluation import evaluate_command
@@ -116,10 +116,10 @@ def _dispatch(arguments: list[str]) -> None:
         from trivet.report.terminal import print_summary
 
         print_summary(summary, config.out)
-        if command == "evaluate" and is_rank_0():
+        if command == "evaluate":
             from trivet.report.evaluation import finish
 
-            finish(config)
+            at_rank_0(lambda: finish(config))
     elif command == "run":
         from trivet.pipeline import RecipeOptions, run_recipe
 

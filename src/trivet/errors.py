@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class TrivetError(Exception):
@@ -29,6 +30,12 @@ class TrivetError(Exception):
         self.what, self.mend = what, mend
         self.file, self.line, self.field, self.expected = file, line, field, expected
         super().__init__(str(self))
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What it was made of, as keywords: to say the same in another process, or by another class."""
+        return {"what": self.what, "mend": self.mend, "file": self.file, "line": self.line, "field": self.field,
+                "expected": self.expected}
 
     def __str__(self) -> str:
         where = str(self.file) if self.file is not None else ""

@@ -225,7 +225,9 @@ class PackageEnergy:
 class Meter:
     """Measures one stage while it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, beside: bool = False) -> None:
+        """beside: in a process beside the one that counts for all; it counts its own shares alone."""
+        self._beside = beside
         self.started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._wall, self._cpu = time.monotonic(), time.process_time()
         with contextlib.suppress(OSError):  # Linux: count this stage's peak from here, not the process's
@@ -241,8 +243,13 @@ class Meter:
         self._kept = self._wall
         self._lock = threading.RLock()  # an endpoint is asked by several threads
 
-    def count(self, kind: str, tokens: int) -> None:
-        """Add tokens of a kind: `prompt`, `generated`, `scored`, `trained`."""
+    def count(self, kind: str, tokens: int, *, share: bool = False) -> None:
+        """Add tokens of a kind: `prompt`, `generated`, `scored`, `trained`.
+
+        share: of work that is shared out, what this process did; else one process counts for all.
+        """
+        if self._beside and not share:
+            return
         with self._lock:
             self.tokens[kind] = self.tokens.get(kind, 0) + int(tokens)
             self.tick()
@@ -283,17 +290,19 @@ class Meter:
         package = self._energy.joules()
         known = [(e, s) for e, s in ((package, [PackageEnergy.source]),
                                      (measured.energy_joules, measured.energy_sources)) if e is not None]
-        others = self._others
+        others, tokens = self._others, dict(self.tokens)
         if others:
             known = []
             flops = measured.flops
             for other in others:
                 flops = _sum(flops, other.flops)
+                for kind, more in other.tokens.items():
+                    tokens[kind] = tokens.get(kind, 0) + more
             measured = measured.model_copy(update={
                 "gpu_seconds": measured.gpu_seconds + sum(o.gpu_seconds for o in others), "flops": flops,
                 "gpu_peak_memory_bytes": measured.gpu_peak_memory_bytes + sum(o.gpu_peak_memory_bytes for o in others)})
         return measured.model_copy(update={
-            "seconds": self.seconds, "tokens": dict(self.tokens), "endpoints": dict(self.endpoints),
+            "seconds": self.seconds, "tokens": tokens, "endpoints": dict(self.endpoints),
             "cpu_seconds": time.process_time() - self._cpu + sum(o.cpu_seconds for o in others),
             "peak_memory_bytes": peak_memory() + sum(o.peak_memory_bytes for o in others),
             "energy_joules": sum(e for e, _ in known) if known else None,
@@ -302,7 +311,7 @@ class Meter:
     def beside(self, others: Sequence[Spent]) -> None:
         """Add what the other processes of this stage spent of processors, devices, FLOPs and memory.
 
-        Tokens are counted by this process for all. Energy is not known any more: which of it the processes share
+        Of tokens they have counted their shares alone. Energy is not known any more: which of it the processes share
         (a machine's package), and which is each one's, nobody tells.
         """
         self._others = list(others)

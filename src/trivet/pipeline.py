@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from trivet.config import StageConfig, fingerprint, load_yaml, validate, yaml_va
 from trivet.errors import TrivetError
 from trivet.evaluate.config import EvaluateConfig
 from trivet.runs import Summary, finished, input_hashes, recorded_fingerprint
-from trivet.stages import STAGES, Stage, is_rank_0, run_stage
+from trivet.stages import STAGES, Stage, at_rank_0, is_rank_0, run_stage
 
 __all__ = ["Recipe", "RecipeOptions", "Step", "load_recipe", "run_recipe", "run_stage"]
 
@@ -232,10 +233,10 @@ def run_recipe(options: RecipeOptions) -> dict[str, Any]:
         from trivet.report.terminal import print_summary
 
         print_summary(summaries[step.name], config.out)
-        if isinstance(config, EvaluateConfig) and is_rank_0():
+        if isinstance(config, EvaluateConfig):
             from trivet.report.evaluation import finish
 
-            finish(config)  # ends the recipe with exit code 1 where a condition of `fail_if` holds
+            at_rank_0(partial(finish, config))  # ends the recipe with exit code 1 where a condition of `fail_if` holds
     figures = run_figures(summaries, out)
     if not is_rank_0():
         return figures

@@ -73,7 +73,7 @@ class Run:
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
         """writes: False on all processes of a run but one, which share the work and leave the files to it."""
         self.folder, self.writes = Path(folder), writes
-        self.meter = ledger.Meter()
+        self.meter = ledger.Meter(beside=not writes)
         self.artifacts: dict[str, Artifact] = {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,22 @@ def is_rank_0() -> bool:
     from trivet.training.ranks import join
 
     return join().main
+
+
+def at_rank_0(work: Callable[[], None]) -> None:
+    """Do what follows a stage on rank 0. Where it ends the program (SystemExit), all ranks end with its code."""
+    code: str | int | None = None
+    if is_rank_0():
+        try:
+            work()
+        except SystemExit as stopped:
+            code = stopped.code
+    if started_together():
+        from trivet.training.ranks import join
+
+        code = join().broadcast(code)
+    if code is not None:
+        raise SystemExit(code)
 
 
 def _run_together(stage: Stage, config: StageConfig, work: Any, kind: Any) -> Summary:

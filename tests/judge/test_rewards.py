@@ -111,3 +111,24 @@ def test_exact_answer_needs_a_reference() -> None:
     assert exact_answer([sample("7.0", "7")]) == [1.0]
     with pytest.raises(TrivetError, match="no known answer"):
         exact_answer([sample("7")])
+
+
+@pytest.mark.parametrize("prompts", [5, 1])
+def test_answers_to_one_prompt_are_dealt_together(monkeypatch, prompts) -> None:
+    """Unless there are fewer prompts than ranks."""
+    from trivet.training import ranks
+
+    samples = [Sample(f"{p}/{a}", (Message(role="user", content=f"What is {p}?"),), f"{p}{a}")
+               for p in range(prompts) for a in range(4)]
+    reward = make_reward(parse_terms(["some/model"]), lambda spec: lambda given: [float(s.completion) for s in given])
+    shares = []
+    for rank in range(2):
+        place = ranks.Ranks()
+        place.rank, place.world = rank, 2
+        monkeypatch.setattr(place, "gather", lambda share: shares.append(share) or share)
+        monkeypatch.setattr(ranks, "_here", place)
+        reward(samples)
+    if prompts == 5:
+        assert shares == [[[10.0 * p + a for a in range(4)] for p in of] for of in ([0, 2, 4], [1, 3])]
+    else:
+        assert shares == [[[0.0], [2.0]], [[1.0], [3.0]]]

@@ -13,7 +13,7 @@ import torch
 
 from trivet.artifacts import RolloutRow, read_rows
 from trivet.errors import TrivetError
-from trivet.generate.vllm_server import RolloutInterrupted, ServerLost
+from trivet.generate.vllm_server import RolloutFailed, RolloutInterrupted, ServerLost
 from trivet.policy.behaviour import weigh
 from trivet.policy.config import PPOConfig
 from trivet.stages import STAGES, run_stage
@@ -258,3 +258,25 @@ def test_a_server_started_anew_does_not_answer_with_base_weights(prompt_file, ti
         ppo(prompt_file, tiny_model_folder, tmp_path / "struck", server, **full)
         assert len(server.reloaded) == 3 + 2
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "struck" / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("change", "words"), [("weights", "serves other weights"), ("lora", "--enable-lora"),
+                                               ("processed", "processed_logprobs")])
+def test_a_server_that_comes_back_otherwise_leaves_a_state_to_go_on_from(prompt_file, tiny_model_folder, make_tiny,
+                                                                         tmp_path, server, change, words) -> None:
+    def strike(number):
+        if number == 8 + 8 + 8 + 3:
+            server.die()
+            if change == "weights":
+                server.folder = make_tiny(tmp_path / "other", seed=5)
+                server.root = str(server.folder)
+            else:
+                setattr(server, change, False)
+            server.before = None
+            server.rise()
+            raise OSError
+
+    server.before = strike
+    with pytest.raises(RolloutFailed, match=words):
+        ppo(prompt_file, tiny_model_folder, tmp_path / "p", server, vllm={"wait": 30, "retries": 0})
+    assert checkpoints.latest(tmp_path / "p" / "checkpoints").name == "step-00000001"

@@ -20,6 +20,7 @@ import pytest
 
 from resume import finish, fixtures, kill_when, lines
 from trivet.training import checkpoints
+from vllm_stand_in import StandIn
 
 TOLERANCE = 2e-5
 SCRIPT = Path(__file__).parent / "several_processes.py"
@@ -193,3 +194,25 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_a_server_that_returns_as_another_model_ends_all_with_the_step_saved(commands) -> None:
+    """Rollouts by a server: rank 0 alone talks to it, and what it refuses stops both at the same place."""
+    folder, found = commands
+    home, arguments = folder / "served", list(found["ppo"])
+    home.mkdir()
+    shutil.copy(folder / "rewards.py", home)
+    with StandIn(Path(arguments[arguments.index("--model") + 1])) as server:
+        def strike(number: int) -> None:
+            if number == 8 + 4 + 4 + 2:  # the probe, the scale's rollout, the first step's; in the second's
+                server.before, server.processed = None, False
+                server.adapters.clear()
+
+        server.before = strike
+        launch = Launch(home, [[*arguments, "--generate", "vllm", "--url", server.url, "--vllm.retries", "0",
+                                "--checkpoint.every", "100", "--out", str(home / "out")]])
+        code, output = launch.wait()
+        looks = server.looks
+    assert code != 0 and output.count("to mend:") == 1 and "processed_logprobs" in output, output
+    assert checkpoints.latest(home / "out" / "checkpoints").name == "step-00000001"
+    assert looks == 4, "before models are loaded, at the two hand-overs, and when it has forgotten the second"

@@ -25,8 +25,12 @@ class Away(Exception):
     """The server did not answer, or not in its senses; it may come back."""
 
 
-class ServerLost(TrivetError):
-    """The server did not come back in time. What was done is kept: the caller saves its state and stops."""
+class RolloutFailed(TrivetError):
+    """No rollout came, and nothing has changed since the last step: the caller saves its state and stops."""
+
+
+class ServerLost(RolloutFailed):
+    """The server did not come back in time."""
 
 
 class RolloutInterrupted(KeyboardInterrupt):

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import os
 import re
@@ -214,8 +215,14 @@ def _by_ranks(term: Term, reward: Reward, samples: Sequence[Sample]) -> list[flo
     if ranks.world == 1:
         return call(reward, samples, term.spec)
     if term.kind == "model":
-        share = ranks.deal(samples)
-        return ranks.gather(call(reward, share, term.spec) if share else [])
+        # answers to one prompt stay together, for they share its pass; unless some ranks would have none
+        groups = [list(g) for _, g in itertools.groupby(samples, key=lambda s: s.messages)]
+        if len(groups) < ranks.world:
+            groups = [[s] for s in samples]
+        share = ranks.deal(groups)
+        scores = iter(call(reward, [s for g in share for s in g], term.spec) if share else ())
+        found = ranks.gather([list(itertools.islice(scores, len(g))) for g in share])
+        return [score for group in found for score in group]
     return ranks.broadcast(call(reward, samples, term.spec) if ranks.main else [])
 
 

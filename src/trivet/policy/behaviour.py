@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ from trivet.generate.base import Generated
 from trivet.generate.config import Sampling
 from trivet.generate.torch_engine import TorchEngine
 from trivet.generate.vllm_engine import VLLMEngine
-from trivet.generate.vllm_server import LOOK_SECONDS, Away, Card, RolloutInterrupted, Server, ServerLost
+from trivet.generate.vllm_server import LOOK_SECONDS, Away, Card, RolloutFailed, RolloutInterrupted, Server, ServerLost
 from trivet.models.source import weights_sha256
 from trivet.policy.config import PPOConfig
 from trivet.policy.loss import importance_weights, mismatch_kl
@@ -73,8 +74,11 @@ def rollouts_by_server(config: PPOConfig, setup: Setup, run: Run, stopping: Call
 
 
 def require_server(config: PPOConfig) -> None:
-    """Raise TrivetError for a server that is not there, is none, or can't take weights: before models are loaded."""
-    if config.generate == "torch":
+    """Raise TrivetError for a server that is not there, is none, or can't take weights: before models are loaded.
+
+    Rank 0 alone talks to it, and its error ends all.
+    """
+    if config.generate == "torch" or not here().main:
         return
     assert config.url is not None
     server = Server(config.url, config.vllm)
@@ -123,21 +127,26 @@ class RemotePolicy:
              seeds: Sequence[int]) -> list[list[Generated]]:
         """n answers to each prompt by the policy as it is now, after `version` updates. Every rank gets them.
 
-        Rank 0 alone deals with the server. Raises TrivetError for a server that does not take the weights or computes
-        something else; ServerLost and RolloutInterrupted as `VLLMEngine.generate`.
+        Rank 0 alone deals with the server. Raises, on every rank alike, RolloutFailed for a server that is gone, does
+        not take the weights or computes something else, and RolloutInterrupted after Ctrl-C.
         """
         drawn: list[list[Generated]] = []
         fault: TrivetError | RolloutInterrupted | None = None
+        told: dict[str, Any] | None = None
         if here().main:
             try:
                 drawn = self.engine(version).generate(prompts, self.setup.sampling, n=n, seeds=seeds)
             except (TrivetError, RolloutInterrupted) as error:
                 fault = error
-        drawn, kind = here().broadcast((drawn, type(fault).__name__ if fault else None))
-        if fault is not None:
+                told = error.said if isinstance(error, TrivetError) else {}
+        # all stop where rank 0 does, and whichever is the first to leave says why
+        drawn, told = here().broadcast((drawn, told))
+        if isinstance(fault, RolloutFailed):
             raise fault
-        if kind is not None:  # the other ranks stop where rank 0 does; it says why
-            raise RolloutInterrupted if kind == "RolloutInterrupted" else ServerLost("rank 0 stops", mend="see there")
+        if told:
+            raise RolloutFailed(**told) from fault
+        if told is not None:
+            raise RolloutInterrupted
         self.version = version
         return drawn
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from trivet.data.chat import context_length
 from trivet.evaluate.capability import assess, refuse
 from trivet.evaluate.config import MAX_FAIL
 from trivet.generate.sample import text_of
-from trivet.generate.vllm_server import RolloutInterrupted, ServerLost
+from trivet.generate.vllm_server import RolloutFailed, RolloutInterrupted
 from trivet.models.merge import merge_policy
 from trivet.models.source import ModelSource
 from trivet.policy import state as states
@@ -93,7 +94,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
     compute = prepare(config.device, run.meter)
     seed_all(config.seed)
     require_server(config)
-    setup = prepare_models(config, compute, run.meter.count)
+    setup = prepare_models(config, compute, partial(run.meter.count, share=True))
     optimizer = make_optimizer(setup.roles, config)
     start = checkpoints.begin(run.path("checkpoints"))
     run.cut("metrics", resumed_offset(start, compute.threads))
@@ -129,8 +130,8 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
             if reason is None:
                 try:
                     state, reason = _step(setup, optimizer, state, config, run, trackers, say)
-                except (ServerLost, RolloutInterrupted):
-                    # while the rollout was awaited: nothing has changed since the last step
+                except (RolloutFailed, RolloutInterrupted):
+                    # on every rank, while the rollout was awaited: nothing has changed since the last step
                     if state.step not in (0, saved):
                         states.save(run, state, setup.roles, optimizer, config.checkpoint.keep, compute.threads)
                     raise

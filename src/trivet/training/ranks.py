@@ -23,8 +23,10 @@ from trivet.errors import TrivetError
 
 T = TypeVar("T")
 PATIENCE = datetime.timedelta(hours=12)
-"""How long a rank waits for the others, who may be waiting for an endpoint. A rank that dies is noticed at once: its
-connections close, and torchrun ends the rest."""
+"""How long a rank waits for a message of the others (gloo), who may be waiting for an endpoint. A process that dies is
+noticed at once: its connections close, and torchrun ends the rest. Of a machine without power nothing closes."""
+GPU_PATIENCE = datetime.timedelta(minutes=30)
+"""How long between GPUs (NCCL): there ranks meet in the midst of passes, and are at most a share of a rollout apart."""
 
 
 class Ranks:
@@ -183,11 +185,14 @@ def join() -> Ranks:
     global _here
     if _here.world == 1 and started_together():
         local, local_world = (int(os.environ.get(k, "0")) for k in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        backend, patience = "gloo", PATIENCE
         if torch.cuda.is_available():
+            backend, patience = "cpu:gloo,cuda:nccl", GPU_PATIENCE
             torch.cuda.set_device(local % torch.cuda.device_count())
         store, rank, world = next(iter(distributed.rendezvous("env://", timeout=PATIENCE)))
-        distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
+        messages: Any = distributed.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+        messages._set_default_timeout(PATIENCE)  # one time-out is taken for both kinds above
         for name in [n for n in os.environ if n in {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
                      or n.startswith(("ACCELERATE_", "FSDP_"))]:
             del os.environ[name]
