@@ -13,7 +13,8 @@ from trivet.cli import main
 from trivet.config import LoRA
 from trivet.errors import TrivetError
 from trivet.policy.config import PlanConfig
-from trivet.policy.plan import Rates, Shape, kept_bytes, memory, peak, read_rates, read_shape, step_time
+from trivet.policy.plan import FOUR_BIT, SERVED, Rates, Shape, read_rates, read_shape, step_time
+from trivet.policy.plan_memory import kept_bytes, memory, peak
 
 RATES = Rates("test", "bfloat16", matmul=1e12, bandwidth=1e11, forward=0.5, update=0.5, head=0.5, decode_block=1e-4,
               decode_step=1e-3)
@@ -98,17 +99,102 @@ def test_what_backward_keeps_is_counted(precision, rank) -> None:
     assert kept_bytes(shape, precision, rank) == pytest.approx(counted, rel=0.03)  # a mask is shared by all rows
 
 
-def test_sharding_divides_weights_and_not_activations() -> None:
-    needs = {n.what.split(":")[0].split(" of ")[0]: n for n in memory(
-        SEVEN, question(tune="full", plan={"gpus": 8}, rollout=64), "bfloat16", 64, 64, None)}
+def needs_of(**changes) -> dict:
+    found = memory(SEVEN, question(**changes), "bfloat16", 64, 64, None)
+    return {n.what.split(":")[0].split(",")[0].split(" of ")[0]: n for n in found}
+
+
+def test_sharding_divides_blocks_and_nothing_else() -> None:
+    """As training/shard.py spreads them: embeddings, norm and output layer stand whole on each device."""
+    needs = needs_of(tune="full", plan={"gpus": 8}, rollout=64)
     assert SEVEN.parameters == 6_738_415_616
-    assert needs["policy"].whole == SEVEN.parameters * 4
-    assert needs["policy"].sharded == SEVEN.parameters / 2
+    blocks = SEVEN.layers * SEVEN.block
+    rest = 2 * 32000 * 4096 + 4096
+    each = blocks / 8 + rest
+    assert SEVEN.rest == rest == SEVEN.parameters - blocks
+    assert needs["policy"].whole == SEVEN.parameters * 4 and needs["policy"].sharded == each * 4
     assert needs["reference"].whole == SEVEN.parameters * 2
-    assert needs["optimizer's moments, float32"].sharded == SEVEN.parameters
-    assert needs["activations"].sharded == needs["activations"].whole > 0
+    assert needs["reference"].sharded == each * 4, "weights that are spread compute in float32"
+    assert needs["gradients"].sharded == each * 4 and needs["optimizer's moments"].sharded == each * 8
+    assert needs["copies that compute"].whole == SEVEN.parameters * 2 and needs["copies that compute"].sharded == 0
+    assert needs["reward"].sharded == needs["reward"].whole == SEVEN.parameters * 2
+    gathered = needs["the whole policy"]
+    assert (gathered.whole, gathered.sharded, gathered.when) == (0, blocks * 4, "rollout")
+    assert needs["activations"].sharded > needs["activations"].whole > 0, "float32 beside bfloat16"
+    adapted = needs_of(plan={"gpus": 8}, rollout=64)
+    assert adapted["policy"].what.startswith("policy: adapter")
+    for name in ("policy", "gradients", "optimizer's moments", "reward", "activations", "keys and values"):
+        assert adapted[name].sharded == adapted[name].whole > 0, name
+    assert adapted["the whole policy"].sharded == blocks * 2
     alone = memory(SEVEN, question(tune="full"), "bfloat16", 64, 64, None)
     assert peak(alone, True) == peak(alone, False), "one device shards nothing"
+
+
+def test_shares_are_those_of_the_module_that_spreads(tiny_model_folder) -> None:
+    from trivet.models.lower import blocks
+    from trivet.models.source import load_causal_lm, resolve
+
+    model = load_causal_lm(resolve(str(tiny_model_folder)), torch.float32, "cpu")
+    spread = sum(p.numel() for block in blocks(model) for p in block.parameters())
+    shape = read_shape(str(tiny_model_folder))
+    assert shape.rest == sum(p.numel() for p in model.parameters()) - spread
+
+
+def test_full_fine_tuning_in_bfloat16_counts_its_copies() -> None:
+    assert needs_of(tune="full")["copies that compute"].whole == SEVEN.parameters * 2
+    assert needs_of(tune="full", critic="separate")["copies that compute"].whole == SEVEN.parameters * 4
+    floats = [n.what for n in memory(SEVEN, question(tune="full"), "float32", 64, 64, None)]
+    assert not any("copies" in what for what in floats)
+    kept = kept_bytes(SEVEN, "bfloat16", None)
+    assert needs_of(tune="full")["activations"].whole == 16 * 128 * 32 * kept
+
+
+def test_checkpointing_keeps_inputs_and_one_block() -> None:
+    plain, checkpointed = needs_of()["activations"], needs_of(checkpoint_activations=True)["activations"]
+    kept = kept_bytes(SEVEN, "bfloat16", question().lora.r)
+    assert plain.whole == 16 * 128 * 32 * kept
+    assert checkpointed.whole == 16 * 128 * (32 * 4096 * 2 + kept)
+    more = {p.name: p.flops for p in step_time(SEVEN, question(checkpoint_activations=True), RATES, 64, 64)}
+    less = {p.name: p.flops for p in step_time(SEVEN, question(), RATES, 64, 64)}
+    assert more["update"] > less["update"] and more["evaluate"] == less["evaluate"]
+
+
+def test_four_bits_and_servers() -> None:
+    trunk = next(n for n in memory(SEVEN, question(four_bit=True, plan={"gpus": 8}), "bfloat16", 64, 64, None))
+    matrices = SEVEN.layers * SEVEN.matrices
+    assert trunk.whole == trunk.sharded == matrices * FOUR_BIT + (SEVEN.parameters - matrices) * 2
+    assert all(p.bound for p in step_time(SEVEN, question(four_bit=True), RATES, 64, 64))
+    served = question(generate="vllm", url="http://127.0.0.1:1", plan={"gpus": 8})
+    needs = {n.what: n for n in memory(SEVEN, served, "bfloat16", 64, 64, None)}
+    assert needs["keys and values of rollouts: the server's, not covered"].whole == 0
+    assert all(n.whole == n.sharded for n in needs.values()), "what a server is handed is not spread"
+    phases = step_time(SEVEN, served, RATES, 64, 64)
+    assert phases[0].name == SERVED and phases[0].bound and not phases[0].seconds
+
+
+def test_rates_are_measured_on_what_a_run_computes_with(monkeypatch) -> None:
+    """Adapters stand in the decode step, too; all weights are trained through copies in the precision of the passes."""
+    from trivet.policy import rates
+    from trivet.training.device import Compute
+
+    seen = []
+
+    class Engine:
+        def __init__(self, model, *args, **options) -> None:
+            seen.append({(n.split(".")[-2] if "lora_" in n else "trunk", p.dtype) for n, p in model.named_parameters()
+                         if "norm" not in n})
+
+        def generate(self, *args, **options) -> None: ...
+
+    monkeypatch.setattr(rates, "TorchEngine", Engine)
+    shape = Shape("llama", 2, 32, 4, 2, 8, 64, 256, True, None)
+    compute = Compute("cpu", torch.bfloat16, 1)
+    rates._decode(shape, compute, LoRA(r=4), 2, 4)
+    assert seen[0] == seen[1] == {("trunk", torch.bfloat16), ("default", torch.float32)}
+    model, low_rank = rates._learning(shape, 1, compute, None)
+    assert low_rank == 0 and {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    model(torch.tensor([[1, 2, 3]])).logits.float().sum().backward()
+    assert all(p.grad is None for p in model.parameters()), "handed on to the float32 weights"
 
 
 def test_roles_follow_the_settings() -> None:
@@ -122,10 +208,12 @@ def test_roles_follow_the_settings() -> None:
     assert "critic: none (rloo)" in words
 
 
-def test_flops_of_a_plan_are_those_that_are_counted(tiny_model_folder) -> None:
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_flops_of_a_plan_are_those_that_are_counted(tiny_model_folder, checkpointed) -> None:
     """Evaluate and update of a real step, by the counter of training/flops.py."""
     from trivet.artifacts import Message, Prompt
     from trivet.generate.base import Generated
+    from trivet.models.checkpointing import checkpoint_blocks
     from trivet.models.roles import SharedTrunk
     from trivet.models.source import resolve
     from trivet.policy.advantage import whiten
@@ -135,8 +223,12 @@ def test_flops_of_a_plan_are_those_that_are_counted(tiny_model_folder) -> None:
     from trivet.training.flops import counting
 
     rows, prompt, response = 4, 12, 20
-    config = question(rollout=rows, micro_batch=2, prompts="x", reward=["a.b:c"], lora={"r": 4})
+    config = question(rollout=rows, micro_batch=2, prompts="x", reward=["a.b:c"], lora={"r": 4},
+                      checkpoint_activations=checkpointed)
     roles = SharedTrunk(resolve(str(tiny_model_folder)), torch.float32, "cpu", config.lora)
+    if checkpointed:
+        for model in roles.models().values():
+            checkpoint_blocks(model)
     asked = [Prompt(id=str(i), messages=[Message(role="user", content="?")]) for i in range(rows)]
     answers = [Generated(tuple(range(10, 10 + response)), (0.0,) * response, False) for _ in range(rows)]
     rollout = make_rollout(asked, [[20 + i] * prompt for i in range(rows)], answers, [""] * rows)

@@ -1,11 +1,11 @@
 """`trivet ppo --plan`: what a run would need in memory and how long a step would take, before any weight is loaded.
 
-Memory is arithmetic on the model's config.json; what backward keeps of a block was counted tensor by tensor
-(tests/policy/test_plan.py holds it). Time is operations by phase over measured rates (rates.py): those of this machine,
-measured now, or of one that was measured before (machines.yaml, or a file of one's own). A rate that nobody measured is
-not made up: the time that needs it is a lower bound, and says so, or is missing.
+Memory is arithmetic on the model's config.json (plan_memory.py). Time is operations by phase over measured rates
+(rates.py): those of this machine, measured now, or of one that was measured before (machines.yaml, or a file of one's
+own). A rate that nobody measured is not made up: the time that needs it is a lower bound, and says so, or is missing.
 
-Not covered: the traffic between devices, mixtures of experts, rollouts by vLLM, quantized trunks, evaluations.
+Not covered: the traffic between devices, mixtures of experts, rollouts by a vLLM server, the time in which four bits
+are unpacked, evaluations.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from trivet.policy.config import PlanConfig
 
 GATED = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "olmo2", "granite", "phi3"}
 """Kinds whose MLP has a gate: three matrices."""
-CHUNK_LOGITS = 2**23
-"""As policy/vocabulary.py has it, which needs torch."""
 ROLLOUT_ROWS = 64
 """Rows that the in-process engine holds at once (policy/setup.py)."""
+FOUR_BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a weight in NF4: half, an 8-bit scale for 64 of them, a float32 one for 256 scales (QLoRA, section 3)."""
+SERVED = "rollout (by the server: not covered)"
+"""The phase's name where a vLLM server draws."""
 MACHINES = Path(__file__).with_name("machines.yaml")
 
 
@@ -83,6 +85,11 @@ class Shape:
         if self.kind == "gpt2":
             return words + (self.context or 0) * self.hidden + self.layers * self.block + 2 * self.hidden
         return words + self.layers * self.block + self.hidden
+
+    @property
+    def rest(self) -> int:
+        """Parameters beside the blocks: embeddings, final norm, an output layer of its own."""
+        return self.parameters - self.layers * self.block
 
     def adapter(self, config: LoRA) -> int:
         """Parameters of a LoRA adapter in one block. Raises TrivetError for a target that no layer has."""
@@ -213,114 +220,21 @@ def read_rates(machine: str, file: Path | None) -> Rates:
     return Rates(**values)
 
 
-# --- memory ---------------------------------------------------------------------------------------------------
+# --- who holds what -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Need:
-    """Memory of one role or purpose, in bytes, on one device."""
-
-    what: str
-    whole: float
-    """Where each device holds a copy."""
-    sharded: float
-    """Where FSDP divides it among the devices."""
-    when: str
-    """always, or the phase that needs it."""
+def can_spread(config: PlanConfig) -> bool:
+    """Whether the run would let FSDP spread its models (policy/setup.py)."""
+    return config.plan.gpus > 1 and config.generate == "torch" and not config.four_bit
 
 
-def memory(shape: Shape, config: PlanConfig, precision: str, prompt: float, response: float,
-           runtime: float | None) -> list[Need]:
-    """Needs of each role on each of `config.plan.gpus` devices (one for none). precision: of the frozen trunk."""
-    devices = max(1, config.plan.gpus)
-    width = 2 if precision == "bfloat16" else 4
-    lora = config.tune == "lora"
-    adapted = min(config.lora.last_layers or shape.layers, shape.layers) if lora else shape.layers
-    adapter = shape.adapter(config.lora) * adapted if lora else 0
-    separate = config.has_critic and config.critic == "separate"
-    found: list[Need] = []
+def compute_precision(config: PlanConfig, precision: str) -> str:
+    """In what the passes of the run compute, where its trunk, or --device.precision, is in `precision`.
 
-    def need(what: str, size: float, *, shared: bool = True, when: str = "always") -> None:
-        found.append(Need(what, size, size / devices if shared else size, when))
-
-    if lora:
-        need(f"policy: frozen trunk, {precision}", shape.parameters * width)
-        need("policy: adapter, float32", adapter * 4)
-        need("reference: the trunk, adapters off", 0)
-        need("critic: adapter, float32" if separate else _critic(config), adapter * 4 if separate else 0)
-        trained = adapter * (2 if separate else 1)
-    else:
-        need("policy: all weights, float32", shape.parameters * 4)
-        need(f"reference: a model of its own, {precision}", shape.parameters * width)
-        need("critic: a model of its own, float32" if separate else _critic(config),
-             shape.parameters * 4 if separate else 0)
-        trained = shape.parameters * (2 if separate else 1)
-    size, how = _reward(config, shape, adapter, width)
-    need(f"reward: {how}", size)
-    need("gradients, float32", trained * 4, when="update")
-    need("optimizer's moments, float32", trained * 8)
-    rows = min(ROLLOUT_ROWS, math.ceil(config.rollout / devices))
-    length = prompt + response
-    need(f"keys and values of {rows} rollouts", rows * length * kv_bytes(shape, width), shared=False, when="rollout")
-    micro = min(config.micro_batch, math.ceil(config.rollout / devices))
-    kept = kept_bytes(shape, precision if lora else "float32", config.lora.r if lora else None)
-    # answers to one prompt share it
-    tokens = micro * (prompt / min(config.answers, micro) + response)
-    need(f"activations of a micro-batch of {micro}", adapted * tokens * kept, shared=False, when="update")
-    # made, turned to probabilities and multiplied at once; policy/vocabulary.py
-    need("logits of a chunk", 3 * 4 * min(CHUNK_LOGITS, micro * response * shape.vocabulary), shared=False,
-         when="update")
-    if runtime is not None:
-        need("the program itself", runtime, shared=False)
-    if devices > 1:
-        # FSDP gathers a unit (a block; the embeddings) while it is computed
-        unit = max(shape.block, shape.vocabulary * shape.hidden) * (width if lora else 4)
-        found.append(Need("a gathered unit of FSDP", 0.0, unit, "always"))
-    return found
-
-
-def peak(needs: list[Need], sharded: bool) -> float:
-    """The most that is needed at once: what is always there, and the hungrier of rollout and update."""
-    def size(when: str) -> float:
-        return sum(n.sharded if sharded else n.whole for n in needs if n.when == when)
-
-    return size("always") + max(size("rollout"), size("update"))
-
-
-def kv_bytes(shape: Shape, width: int) -> int:
-    """Keys and values of one token in all blocks."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * width
-
-
-def kept_bytes(shape: Shape, precision: str, rank: int | None) -> float:
-    """What a block keeps for the backward pass, a token, without activation checkpointing; rank: of LoRA, or None.
-
-    Counted on a Llama block in a packed row: queries, keys, values and the result of attention; the inputs of the
-    linear layers (in float32, too, where float32 adapters read a bfloat16 trunk); two norms in float32; the four
-    products of the MLP. `precision` is that of the passes.
+    All weights trained: in copies of that precision (models/masters.py), but spread by FSDP in float32 itself.
     """
-    width = 2 if precision == "bfloat16" else 4
-    h, i, q, kv = shape.hidden, shape.intermediate, shape.query, shape.kv_heads * shape.head_dim
-    hidden = (32 if width == 2 else 16) * h if rank else (16 if width == 2 else 24) * h
-    mlp = 3 * i * width + i * (4 if rank else width)
-    return hidden + mlp + 2 * (q + kv) * width + 4 * len(shape.linears()) * (rank or 0) + 4 * shape.heads + 8
-
-
-def _critic(config: PlanConfig) -> str:
-    return "critic: a head on the policy's pass" if config.has_critic else f"critic: none ({config.advantage})"
-
-
-def _reward(config: PlanConfig, shape: Shape, adapter: int, width: int) -> tuple[float, str]:
-    """Bytes of the reward models, and what was taken for granted."""
-    from trivet.judge.rewards import parse_terms
-
-    if not config.reward:
-        if config.tune == "lora":
-            return adapter * 4, "an adapter on the trunk (none named)"
-        return shape.parameters * width, "a model of the policy's size (none named)"
-    models = [t.spec for t in parse_terms(config.reward) if t.kind == "model"]
-    size = sum(f.stat().st_size for m in models for f in Path(m).expanduser().glob("*.safetensors"))
-    return size, f"{len(models)} models, by their files" if models else "no model"
+    spread = can_spread(config) and config.device.shard != "none"
+    return "float32" if config.tune == "full" and spread else precision
 
 
 # --- time -----------------------------------------------------------------------------------------------------
@@ -341,7 +255,10 @@ def step_time(shape: Shape, config: PlanConfig, rates: Rates, prompt: float, res
     """Phases of a step: rollout, scoring, evaluate, update. Each device has its share of the answers."""
     devices = max(1, config.plan.gpus)
     rows = math.ceil(config.rollout / devices)
-    width = 2 if rates.precision == "bfloat16" else 4
+    precision = compute_precision(config, rates.precision)
+    width = 2 if precision == "bfloat16" else 4
+    # rates in bfloat16 are too good for float32, and nobody measured the unpacking of four bits
+    beyond = precision != rates.precision or config.four_bit
     lora = config.tune == "lora"
     adapted = min(config.lora.last_layers or shape.layers, shape.layers) if lora else shape.layers
     low_rank = shape.adapter(config.lora) if lora else 0
@@ -364,33 +281,42 @@ def step_time(shape: Shape, config: PlanConfig, rates: Rates, prompt: float, res
     steps = math.ceil(rows / held) * response
     prefill = rows / config.answers * prompt * shape.layers * (2 * shape.matrices + 4 * shape.query * prompt)
     bandwidth = rates.bandwidth or math.inf
+    cached = held * length * 2 * shape.kv_heads * shape.head_dim * width
     block = max(held * (2 * shape.matrices + attention) / rates.matmul,
-                (shape.matrices * width + held * length * kv_bytes(shape, width) / shape.layers) / bandwidth)
+                (shape.matrices * (FOUR_BIT if config.four_bit else width) + cached) / bandwidth)
     output = max(held * head / rates.matmul, shape.hidden * shape.vocabulary * width / bandwidth)
     decode = steps * (shape.layers * (block + (rates.decode_block or 0.0)) + output + (rates.decode_step or 0.0))
     found = [Phase("rollout", prefill + answers * (shape.layers * (2 * shape.matrices + attention) + head),
-                   seconds(prefill, rates.forward) + decode, rates.decode_block is None)]
+                   seconds(prefill, rates.forward) + decode, beyond or rates.decode_block is None)]
+    if config.generate == "vllm":
+        found = [Phase(SERVED, 0.0, 0.0, True)]
     scored = forward(shape.layers) if _scores(config) else 0.0
-    found.append(Phase("scoring", scored, seconds(scored, rates.forward), rates.forward is None and scored > 0))
+    found.append(Phase("scoring", scored, seconds(scored, rates.forward),
+                       scored > 0 and (beyond or rates.forward is None)))
     # evaluate: the blocks below the adapters run once for all roles, and are there for the update, too
-    one_pass = config.minibatches == 1 and rows <= config.micro_batch
+    one_pass = devices == 1 and config.minibatches == 1 and rows <= config.micro_batch
     policy, again = forward(shape.layers), forward(adapted)
     reference = forward(adapted, 0)
     passes = policy + reference + (again if separate else 0.0)
     outputs = 2 * answers * head
     found.append(Phase("evaluate", passes + outputs, seconds(passes, rates.forward) + seconds(outputs, rates.head),
-                       rates.forward is None))
+                       beyond or rates.forward is None))
     backward = words * adapted * (2 * shape.matrices * (1 if lora else 2) + 4 * low_rank) \
         + lines * adapted * 2.5 * attention
-    update_passes = config.epochs * (again + backward) * (2 if separate else 1) - (again if one_pass else 0.0)
+    # activation checkpointing: each block once more, as its turn comes in the backward pass
+    ahead = again * (2 if config.checkpoint_activations else 1)
+    update_passes = config.epochs * (ahead + backward) * (2 if separate else 1) - (again if one_pass else 0.0)
     # of a frozen output layer the gradient is made in the forward pass; a trained one's logits are made twice
     outputs = answers * head * (config.epochs * (2 if lora else 4) - (1 if one_pass else 0))
-    trained = (shape.adapter(config.lora) * adapted if lora else shape.parameters) * (2 if separate else 1)
-    # AdamW reads gradient, weight and two moments and writes three of them
-    adam = config.epochs * config.minibatches * trained * 28 / devices / bandwidth
+    trained: float = shape.adapter(config.lora) * adapted if lora else shape.parameters
+    if not lora and can_spread(config) and config.device.shard != "none":
+        trained = shape.layers * shape.block / devices + shape.rest
+    # AdamW reads gradient, weight and two moments and writes three of them; copies are made of the weights it wrote
+    moved = 28 + (6 if not lora and precision == "bfloat16" else 0)
+    adam = config.epochs * config.minibatches * trained * (2 if separate else 1) * moved / bandwidth
     found.append(Phase("update", update_passes + outputs,
                        seconds(update_passes, rates.update) + seconds(outputs, rates.head) + adam,
-                       rates.update is None))
+                       beyond or rates.update is None))
     return found
 
 

@@ -12,7 +12,18 @@ import yaml
 from trivet.artifacts import atomic_write
 from trivet.errors import TrivetError
 from trivet.policy.config import PlanConfig
-from trivet.policy.plan import Need, Phase, Rates, Shape, memory, peak, read_rates, read_shape, step_time
+from trivet.policy.plan import (
+    SERVED,
+    Phase,
+    Rates,
+    Shape,
+    can_spread,
+    compute_precision,
+    read_rates,
+    read_shape,
+    step_time,
+)
+from trivet.policy.plan_memory import Need, memory, peak
 
 HELP = "memory of each role and the time of a step, for a model and a number of devices; nothing is trained"
 
@@ -54,6 +65,8 @@ def _rates(config: PlanConfig, shape: Shape, prompt: int, response: int) -> tupl
                               f"{precision}", field="device.precision", file=asked.rates,
                               mend="leave --device.precision out, or give rates measured with it")
         return found, found.precision
+    from dataclasses import replace
+
     import torch
 
     from trivet.policy.rates import measure
@@ -68,8 +81,9 @@ def _rates(config: PlanConfig, shape: Shape, prompt: int, response: int) -> tupl
     devices = max(1, asked.gpus)
     share = -(-config.rollout // devices)
     adapters = config.lora if config.tune == "lora" else None
-    return measure(shape, compute, adapters, min(64, share), min(config.micro_batch, share), prompt, response), str(
-        compute.trunk).removeprefix("torch.")
+    trunk = str(compute.trunk).removeprefix("torch.")
+    used = replace(compute, trunk=getattr(torch, compute_precision(config, trunk)))
+    return measure(shape, used, adapters, min(64, share), min(config.micro_batch, share), prompt, response), trunk
 
 
 def as_dict(config: PlanConfig, shape: Shape, rates: Rates | None, needs: list[Need],
@@ -95,14 +109,20 @@ def _show(config: PlanConfig, shape: Shape, rates: Rates | None, needs: list[Nee
     table = Table(title=f"memory on each of {devices} GPUs" if devices > 1 else "memory", title_justify="left")
     table.add_column("what")
     table.add_column("when")
-    for head in ("whole copies", "FSDP")[: 2 if devices > 1 else 1]:
+    columns = 2 if can_spread(config) else 1
+    for head in ("whole copies", "FSDP")[:columns]:
         table.add_column(head if devices > 1 else "size", justify="right")
     for need in needs:
-        sizes = (need.whole, need.sharded)[: 2 if devices > 1 else 1]
+        sizes = (need.whole, need.sharded)[:columns]
         table.add_row(need.what, need.when, *map(_bytes, sizes))
     table.add_section()
-    table.add_row("peak", "", *(_bytes(peak(needs, s)) for s in (False, True)[: 2 if devices > 1 else 1]))
+    table.add_row("peak", "", *(_bytes(peak(needs, s)) for s in (False, True)[:columns]))
     console.print(table)
+    if devices > 1 and columns == 1:
+        console.print("No FSDP: weights of four bits, and those that a server is handed, are not spread.")
+    if config.generate == "vllm":
+        console.print("Rollouts by a server are not covered: neither its memory and time nor handing it the weights.",
+                      soft_wrap=True)
     if rates is None:
         console.print("no time: there is no GPU here to measure. Name a measured machine (--plan.machine), or run this "
                       f"on that machine with --plan.gpus {devices} --plan.save-rates FILE.", soft_wrap=True)
@@ -112,16 +132,22 @@ def _show(config: PlanConfig, shape: Shape, rates: Rates | None, needs: list[Nee
         table.add_column(head, justify="left" if head == "phase" else "right")
     total = sum(p.seconds for p in phases)
     for phase in phases:
-        table.add_row(phase.name, f"{'≥ ' if phase.bound and phase.flops else ''}{phase.seconds:.3g}",
-                      f"{phase.seconds / total:.0%}", f"{phase.flops / 1e12:.3g}")
+        table.add_row(phase.name, *(("–", "", "") if phase.name == SERVED else (
+            f"{'≥ ' if phase.bound else ''}{phase.seconds:.3g}", f"{phase.seconds / total:.0%}",
+            f"{phase.flops / 1e12:.3g}")))
     table.add_section()
-    bound = any(p.bound and p.flops for p in phases)
+    bound = any(p.bound for p in phases)
     table.add_row("step", f"{'≥ ' if bound else ''}{total:.3g}", "", f"{sum(p.flops for p in phases) / 1e12:.3g}")
     console.print(table)
     reads = f", weights read at {rates.bandwidth / 1e9:,.1f} GB/s" if rates.bandwidth else ""
     console.print(f"rates: {rates.source}; products {rates.matmul / 1e9:,.0f} GFLOP/s in {rates.precision}{reads}. "
                   "Traffic between devices is not counted.", soft_wrap=True, markup=False)
-    if bound:
+    missing = [p for p in phases if p.bound and p.name != SERVED]
+    if missing and config.four_bit:
+        console.print("≥: unpacking four bits takes time that is not counted.")
+    elif missing and compute_precision(config, rates.precision) != rates.precision:
+        console.print("≥: weights that FSDP spreads are trained in float32, of which these are not the rates.")
+    elif missing:
         console.print("≥: rates are missing that would make it longer (--plan.save-rates on that machine measures "
                       "them).", soft_wrap=True)
 

@@ -20,6 +20,7 @@ from trivet.generate.config import Sampling
 from trivet.generate.torch_engine import TorchEngine
 from trivet.ledger import machine
 from trivet.models import lora
+from trivet.models.masters import Masters
 from trivet.models.packed import bears_packing, packed_states
 from trivet.policy.plan import Rates, Shape
 from trivet.policy.rollout import make_rollout, micro_batch
@@ -38,7 +39,7 @@ def measure(shape: Shape, compute: Compute, adapters: LoRA | None, rows: int, mi
             response: int) -> Rates:
     """The rates of this machine at the sizes of a plan. rows: of a rollout; micro: of a micro-batch.
 
-    adapters: LoRA, or None where all weights are trained (then in float32).
+    adapters: LoRA, or None where all weights are trained. compute.trunk: in what the passes compute, either way.
     """
     runtime = psutil.Process().memory_info().rss
     width, dtype = (shape.hidden, shape.intermediate), compute.trunk
@@ -47,7 +48,7 @@ def measure(shape: Shape, compute: Compute, adapters: LoRA | None, rows: int, mi
         shape = Shape("llama", 2, 2048, 32, 8, 64, 5632, WORDS, True, None)
     matmul = _matmul(width, dtype, compute)
     update, forward = _passes(shape, compute, adapters, micro, prompt + response, matmul)
-    step, block = _decode(shape, compute, rows, prompt)
+    step, block = _decode(shape, compute, adapters, rows, prompt)
     bandwidth = _bandwidth(dtype, compute)
     roofline = max(rows * (2 * shape.matrices + 4 * shape.query * (prompt + STEPS)) / matmul,
                    shape.matrices * dtype.itemsize / bandwidth)
@@ -108,20 +109,29 @@ def _model(shape: Shape, layers: int, dtype: torch.dtype, device: str) -> Any:
     return model.to(dtype).eval()
 
 
+def _learning(shape: Shape, layers: int, compute: Compute, adapters: LoRA | None) -> tuple[Any, int]:
+    """(blocks as a run has them, parameters of an adapter in each): float32 adapters on a frozen trunk, or, where all
+    weights are trained, copies in compute.trunk of float32 weights."""
+    if adapters is None:
+        model = _model(shape, layers, torch.float32, compute.device)
+        if compute.trunk != torch.float32:
+            Masters(model, compute.trunk)  # held by the hooks that hand the gradients on
+        return model, 0
+    from peft import get_peft_model
+
+    every = adapters.model_copy(update={"last_layers": None, "targets": "all-linear"})
+    model = _model(shape, layers, compute.trunk, compute.device)
+    model = get_peft_model(model, lora.lora_config(model, every, "CAUSAL_LM")).get_base_model()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+    return model, shape.adapter(every)
+
+
 def _passes(shape: Shape, compute: Compute, adapters: LoRA | None, micro: int, length: int,
             matmul: float) -> tuple[float, float]:
     """Shares of `matmul` of (forward and backward, forward) of two blocks over a micro-batch."""
-    model = _model(shape, 2, compute.trunk if adapters else torch.float32, compute.device)
-    low_rank = 0
-    if adapters is not None:
-        from peft import get_peft_model
-
-        every = adapters.model_copy(update={"last_layers": None, "targets": "all-linear"})
-        model = get_peft_model(model, lora.lora_config(model, every, "CAUSAL_LM")).get_base_model()
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.data = parameter.data.float()
-        low_rank = shape.adapter(every)
+    model, low_rank = _learning(shape, 2, compute, adapters)
     asked = [Prompt(id=str(i), messages=[Message(role="user", content="?")]) for i in range(micro)]
     ids = [[(7 * i + k) % WORDS for k in range(length)] for i in range(micro)]  # no two prompts are one
     rollout = make_rollout(asked, [row[:-1] for row in ids], [Generated((row[-1],), (0.0,), False) for row in ids],
@@ -150,12 +160,12 @@ def _llama(shape: Shape) -> Shape:
                  None)
 
 
-def _decode(shape: Shape, compute: Compute, rows: int, prompt: int) -> tuple[float, float]:
+def _decode(shape: Shape, compute: Compute, adapters: LoRA | None, rows: int, prompt: int) -> tuple[float, float]:
     """Seconds of a decode step (without blocks, of each block), by the engine on one block and on three."""
     prompts = [[(7 * i + k) % WORDS for k in range(prompt)] for i in range(rows)]
     seconds = {}
     for layers in (1, 3):
-        engine = TorchEngine(_model(shape, layers, compute.trunk, compute.device), 0, frozenset(), batch_size=rows)
+        engine = TorchEngine(_learning(shape, layers, compute, adapters)[0], 0, frozenset(), batch_size=rows)
 
         def generate(count: int, engine: TorchEngine = engine) -> float:
             def work() -> None:
@@ -172,7 +182,7 @@ def _decode(shape: Shape, compute: Compute, rows: int, prompt: int) -> tuple[flo
 def _head(hidden_size: int, vocabulary: int, compute: Compute, full: bool, tokens: int, matmul: float) -> float:
     """Share of `matmul` of the output layer: log-probabilities, entropy, and their gradient."""
     tokens = min(tokens, 512)
-    dtype = torch.float32 if full else compute.trunk
+    dtype = compute.trunk
     layer = torch.nn.Linear(hidden_size, vocabulary, bias=False, dtype=dtype, device=compute.device)
     layer.requires_grad_(full)
     hidden = torch.randn(tokens, hidden_size, device=compute.device, dtype=dtype, requires_grad=True)
