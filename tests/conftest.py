@@ -12,6 +12,11 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# each of several workers has a core of its own: two torch processes that share cores slow each other tenfold
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
 TEXTS = [
     "What should I cook tonight? Try rice with beans and a little lime.",
     "Is the moon made of cheese? No, it is made of rock and dust.",

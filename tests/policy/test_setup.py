@@ -117,3 +117,13 @@ def test_a_weighted_reward_folder_enters_the_fingerprint(prompt_file, reward_fol
     assert mark("0.3") != first
     (reward_folder / "calibration.json").write_text("{}")
     assert mark("0.7") != first
+
+
+def test_sharded_full_weights_that_are_not_computed_with_in_bfloat16_are_said(prompt_file, tiny_model_folder, capsys,
+                                                                              monkeypatch) -> None:
+    monkeypatch.setattr("trivet.policy.setup.shard.wanted", lambda *_: True)
+    monkeypatch.setattr("trivet.policy.setup._spread", lambda *_: True)
+    config = PPOConfig(prompts=prompt_file, model=str(tiny_model_folder), tune="full", critic="separate",
+                       reward=["trivet.judge.maths:exact_answer"])
+    prepare_models(config, prepare(Device(threads=1, precision="bfloat16")), lambda kind, n: None)
+    assert "note: passes over sharded weights compute in float32, not in bfloat16" in capsys.readouterr().out

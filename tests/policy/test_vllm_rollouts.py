@@ -239,3 +239,22 @@ def test_faults_that_pass_are_not_seen_in_the_result(prompt_file, tiny_model_fol
     server.faults = [None, Fault(500), None, Fault(drop=True)] * 5
     ppo(prompt_file, tiny_model_folder, tmp_path / "faulty", server, vllm={"retries": 12})
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "faulty" / "metrics.jsonl").read_bytes()
+
+
+def test_a_server_started_anew_does_not_answer_with_base_weights(prompt_file, tiny_model_folder, tmp_path) -> None:
+    """tune=full: the name in requests is the base's own, and a fresh server knows it."""
+    full = {"tune": "full", "optimizer": {"lr": 3e-3}, "vllm": {"in_flight": 1, "tolerance": 9}}
+    with StandIn(tiny_model_folder, dev=True) as server:
+        ppo(prompt_file, tiny_model_folder, tmp_path / "whole", server, **full)
+    with StandIn(tiny_model_folder, dev=True) as server:
+        base, struck = server._base, 8 + 8 + 8 + 8 + 3  # probe, scale, first step; probe of the second; in its rollout
+
+        def strike(number):
+            if number in (struck, struck + 3):  # and during the probe that follows
+                server._base = base
+
+        server.before = strike
+        server.faults = [Fault(drop=True) if i in (struck, struck + 3) else None for i in range(1, struck + 4)]
+        ppo(prompt_file, tiny_model_folder, tmp_path / "struck", server, **full)
+        assert len(server.reloaded) == 3 + 2
+    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == (tmp_path / "struck" / "metrics.jsonl").read_bytes()

@@ -6,15 +6,16 @@ is tried once, on a few tokens, against its own forward pass over whole sequence
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from trivet.generate.lean import LeanStep
+from trivet.generate.lean import LeanStep, OtherForm
 from trivet.generate.static_cache import Prefix, SlotCache, prefixes
 from trivet.models.output_layer import backbone, plain_output_layer
 
@@ -28,6 +29,8 @@ class StaticDecoding:
         """lean: steps by `LeanStep`, else by the model's own forward. Raises ValueError where a model isn't for it."""
         self.model, self.pad = model, pad
         self.lean = LeanStep(model) if lean else None
+        self.refused: str | None = None
+        """Why the lean step is not for a model that looks as if it were."""
         self._shared: tuple[int, ...] = ()
         self._shared_layers: list[tuple[Tensor, Tensor]] = []
 
@@ -103,36 +106,80 @@ def longest_row(model: Any) -> int | None:
 def decoding(model: Any, pad: int, longest: int) -> StaticDecoding | str:
     """How to decode rows of up to `longest` tokens with this model, or why it is not for the static cache.
 
-    Tried once a model, with what is at work on it then (adapters); what was found is kept on it.
+    Tried once a model for each set of adapters that may be at work (the policy's, none for the reference); what was
+    found is kept on it. Adapters have fixed weights meanwhile, so that a new adapter, which adds nothing yet, is tried
+    too, and a resumed run decides as the uninterrupted one did.
     """
-    road: StaticDecoding | None = None
+    known = model.__dict__.setdefault("_trivet_decoding", {})
+    adapters = at_work(model)
+    why = refused = None
     for lean in (True, False):
         try:
             road = StaticDecoding(model, pad, lean)
-        except (ValueError, AttributeError):
-            continue  # of another form: its own forward makes the steps
-        known = model.__dict__.setdefault("_trivet_decoding", {})
-        if lean not in known:
-            known[lean] = _why_not(road)
-        if known[lean] is None:
+        except OtherForm:
+            continue  # its own forward makes the steps
+        except (ValueError, AttributeError) as error:
+            refused = _words(error)
+            continue
+        if (lean, adapters) not in known:
+            known[lean, adapters] = _why_not(model, pad, lean)
+        why = known[lean, adapters]
+        if why is None:
             break
-    if road is None or (why := model._trivet_decoding[road.lean is not None]) is not None:
-        return why or "its prompts can't be read"
+        if lean:
+            refused = why
+    if why is not None:
+        return str(why)
+    road.refused = refused
     window = longest_row(model)
     if window is not None and longest > window:
         return f"its layers look back {window} tokens and rows may have {longest}"
     return road
 
 
-def _why_not(road: StaticDecoding) -> str | None:
-    """Why this road is not for its model; None: it is."""
-    model = road.model
+def _adapted(model: Any) -> Iterator[tuple[Any, str]]:
+    """Layers with an adapter that is at work, and its name."""
+    for module in model.modules():
+        if getattr(module, "disable_adapters", None) is False:  # of PEFT's layers; a method of transformers' models
+            for name in module.active_adapters:
+                if name in getattr(module, "lora_A", ()):
+                    yield module, name
+
+
+def at_work(model: Any) -> tuple[str, ...]:
+    """The names of the LoRA adapters that are at work in this model."""
+    return tuple(sorted({name for _, name in _adapted(model)}))
+
+
+@contextlib.contextmanager
+def _fixed_adapters(model: Any) -> Iterator[None]:
+    """Random weights, always the same, in the adapters at work: they add some tenth of what their layers say."""
+    generator, kept = torch.Generator().manual_seed(0), []
+    try:
+        for module, name in _adapted(model):
+            for weight in (module.lora_A[name].weight, module.lora_B[name].weight):
+                kept.append((weight, weight.data))
+                size = weight.shape[1] ** -0.5 * (1.0 if weight is module.lora_A[name].weight else 0.05)
+                weight.data = (torch.randn(weight.shape, generator=generator) * size).to(weight.data)
+        yield
+    finally:
+        for weight, data in kept:
+            weight.data = data
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def _why_not(model: Any, pad: int, lean: bool) -> str | None:
+    """Why this road is not for the model; None: it is."""
     try:
         longest_row(model)
-        deviation, noise = _deviation(road)
+        with _fixed_adapters(model):
+            deviation, noise = _deviation(StaticDecoding(model, pad, lean))
     except Exception as error:
         # whatever a model says to a cache that it does not know: the plain road is there, and the reason is told
-        return " ".join(str(error).split())[:120] or type(error).__name__
+        return _words(error)
     # norms and rotations are float32 in a float64 model, too
     allowed = 4 * noise + max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
     if deviation > allowed:

@@ -30,15 +30,25 @@ _FORM = {
 }
 
 
+class OtherForm(ValueError):
+    """A model whose modules don't bear the names of Llama's."""
+
+
 class LeanStep:
-    """One more token for every row of a cache. Raises ValueError, AttributeError for a model of another form."""
+    """One more token for every row of a cache.
+
+    Raises OtherForm for a model that doesn't look like Llama, other ValueErrors and AttributeError for one that looks
+    like it and is something else.
+    """
 
     def __init__(self, model: Any) -> None:
         body, output = backbone(model), plain_output_layer(model)
         found = blocks(model)
-        if output is None or found is None or set(dict(body.named_children())) != {
-                "embed_tokens", "layers", "norm", "rotary_emb"}:
-            raise ValueError("not of Llama's form")
+        if found is None or _children(body) != {"embed_tokens", "layers", "norm", "rotary_emb"} or any(
+                _children(_part(block, name)) != children for block in found for name, children in _FORM.items()):
+            raise OtherForm("not of Llama's form")
+        if output is None:
+            raise ValueError("its output layer is more than a product")
         if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
             raise ValueError("its modules have hooks")
         if type(body.embed_tokens) is not nn.Embedding:
@@ -62,10 +72,6 @@ class LeanStep:
 
 class _Block:
     def __init__(self, block: Any, layer: int) -> None:
-        for name, children in _FORM.items():
-            part = block.get_submodule(name)
-            if set(dict(part.named_children())) != children:
-                raise ValueError(f"a block's {name or 'parts'} are not of Llama's form")
         attention, mlp = block.self_attn, block.mlp
         self.layer, self.size, self.scaling = layer, int(attention.head_dim), attention.scaling
         self.before, self.between = _norm(block.input_layernorm), _norm(block.post_attention_layernorm)
@@ -98,6 +104,14 @@ class _Block:
         return columns.add_(self.down(inner, None))
 
 
+def _part(block: Any, name: str) -> Any:
+    return getattr(block, name, None) if name else block
+
+
+def _children(module: Any) -> set[str]:
+    return set() if module is None else set(dict(module.named_children()))
+
+
 def _norm(module: Any) -> Callable[[Tensor], Tensor]:
     """RMSNorm over the columns of [features, N], in float32."""
     if not type(module).__name__.endswith("RMSNorm") or set(dict(module.named_parameters())) != {"weight"}:
@@ -113,18 +127,25 @@ def _norm(module: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _product(module: Any) -> Product:
-    """W·X of a linear layer, and of one with LoRA adapters that are at work."""
-    adapters: list[tuple[Any, Any, float]] = []
+    """W·X of a linear layer, and of one with LoRA adapters that are at work.
+
+    What they add is computed in the trunk's precision, as models/lora_linear.py does; they are cast once, here.
+    """
+    adapters: list[tuple[Tensor, Tensor, float]] = []
     if type(module) is not nn.Linear:
         from peft.tuners.lora import Linear
 
-        if type(module) is not Linear or module.merged or type(module.base_layer) is not nn.Linear:
-            raise ValueError(f"a linear layer is a {type(module).__name__}")
+        from trivet.models.lora_linear import FusedLinear
+
+        if type(module) not in (Linear, FusedLinear) or module.merged or type(module.base_layer) is not nn.Linear:
+            raise ValueError(f"a linear layer is a {type(getattr(module, 'base_layer', module)).__name__}")
+        dtype = module.base_layer.weight.dtype
         for name in () if module.disable_adapters else module.active_adapters:
             if name in module.lora_variant or (name in module.lora_A and module.lora_B[name].bias is not None):
                 raise ValueError("its adapters are not plain LoRA")
             if name in module.lora_A:
-                adapters.append((module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]))
+                adapters.append((module.lora_A[name].weight.to(dtype), module.lora_B[name].weight.to(dtype),
+                                 module.scaling[name]))
         module = module.base_layer
     weight, bias = module.weight, None if module.bias is None else module.bias.unsqueeze(-1)
 
@@ -134,10 +155,7 @@ def _product(module: Any) -> Product:
         else:
             out = torch.addmm(bias, weight, columns, out=out)
         for a, b, scale in adapters:
-            if a.dtype == out.dtype:
-                torch.addmm(out, b, torch.mm(a, columns), alpha=scale, out=out)
-            else:
-                out.copy_(out + torch.mm(b, torch.mm(a, columns.to(a.dtype))) * scale)
+            torch.addmm(out, b, torch.mm(a, columns), alpha=scale, out=out)
         return out
 
     return product

@@ -5,7 +5,8 @@ one prompt share its prefill; keys and values stand in one static cache. Every r
 its own, so that an answer depends on its seed and not on its neighbours (up to the arithmetic of another batch
 width). Weights are the caller's: nothing is copied.
 
-A model that does not bear the static cache is decoded in fixed batches on its own cache, and that is said once.
+A model that does not bear the static cache is decoded in fixed batches on its own cache, and that is said once; so is
+why one that looks like Llama does not take the lean step.
 """
 
 from __future__ import annotations
@@ -94,10 +95,12 @@ class TorchEngine:
         road = decoding(self.model, self.pad, longest)
         finished: Iterator[int]
         if isinstance(road, str):
-            self._say(road)
+            self._say(f"is decoded on its own cache, which is slower: {road}")
             batches = [rows[k : k + self.batch_size] for k in range(0, len(rows), self.batch_size)]
             finished = (k for batch in batches for k in self._batch(prompts, batch, sampling, strings))
         else:
+            if road.refused is not None:
+                self._say(f"looks like Llama but is decoded by its own modules, which is slower: {road.refused}")
             road.share(prompts)
             finished = self._continuous(road, prompts, rows, sampling, strings)
         for count in finished:
@@ -108,11 +111,11 @@ class TorchEngine:
             results[row.prompt].append(Generated(tuple(row.tokens), tuple(row.logps), row.ended))
         return results
 
-    def _say(self, reason: str) -> None:
+    def _say(self, note: str) -> None:
         said = self.model.__dict__.setdefault("_trivet_said", set())
-        if reason not in said:
-            said.add(reason)
-            print(f"{type(self.model).__name__} is decoded on its own cache, which is slower: {reason}", flush=True)
+        if note not in said:
+            said.add(note)
+            print(f"{type(self.model).__name__} {note}", flush=True)
 
     def _draw(self, rows: Sequence[_Row], logits: torch.Tensor, sampling: Sampling, strings: StopStrings) -> None:
         """A token more for each row, from logits [N, V]."""

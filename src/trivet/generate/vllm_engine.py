@@ -40,14 +40,15 @@ class VLLMEngine:
 
     def __init__(self, server: Server, model: str, stops: frozenset[int], *,
                  returned: Callable[[str], None] | None = None,
-                 progress: Callable[[int], None] | None = None) -> None:
+                 progress: Callable[[int], None] | None = None, resend: bool = True) -> None:
         """model: the name in requests. stops: tokens that end an answer, and nothing else does.
 
         returned: called with the reason when the server is gone; comes back when the server is, with the same weights,
-        or raises. Without it `generate` raises Away.
+        or raises. Without it `generate` raises Away. resend: off where a server that was started anew would answer to
+        the same name with other weights: a request that failed is then sent again only after `returned`.
         """
         self.server, self.model, self.stops = server, model, stops
-        self.returned, self.progress = returned, progress
+        self.returned, self.progress, self.resend = returned, progress, resend
 
     def score(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
               temperature: float = 1.0) -> list[list[float]]:
@@ -62,7 +63,8 @@ class VLLMEngine:
 
         Equal requests give equal answers where the server's arithmetic is the same: in bfloat16 it depends on what
         else is in the batch. Raises TrivetError for an empty prompt and an answer of another form, ServerLost where no
-        answer came between two breakdowns, RolloutInterrupted after Ctrl-C; TrivetError for stop strings.
+        answer came between two breakdowns (without `resend`: as many as a request has tries), RolloutInterrupted after
+        Ctrl-C; TrivetError for stop strings.
         """
         if any(len(p) == 0 for p in prompts):
             raise TrivetError("a prompt has no tokens", field="messages", mend="give every prompt some text")
@@ -70,11 +72,12 @@ class VLLMEngine:
             raise TrivetError("stop strings end answers only where they are generated in this process",
                               field="sampling.stop", mend="leave them out, or set generate: torch")
         found: dict[int, list[Generated]] = {}
-        before = -1
+        before, fruitless = -1, 0
         while (failure := self._ask(prompts, sampling, n, seeds, found)) is not None:
             if self.returned is None:
                 raise failure
-            if len(found) == before:
+            fruitless = fruitless + 1 if len(found) == before else 0
+            if fruitless >= (1 if self.resend else self.server.settings.retries + 1):
                 raise ServerLost(f"the server at {self.server.url} is there, but does not answer: {failure}",
                                  field="url", mend="see its log, then run the same command again")
             before = len(found)
@@ -145,7 +148,7 @@ class VLLMEngine:
             "frequency_penalty": 0.0, "ignore_eos": True, "stop_token_ids": sorted(self.stops), "logprobs": 0,
             "return_token_ids": True, "add_special_tokens": False,
         }
-        for attempt in range(self.server.settings.retries + 1):
+        for attempt in range(self.server.settings.retries + 1 if self.resend else 1):
             if attempt and stop.wait(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * random.uniform(0.75, 1.25)):
                 break
             try:

@@ -154,7 +154,7 @@ class RemotePolicy:
             except KeyboardInterrupt:
                 raise RolloutInterrupted from None
         return VLLMEngine(self.server, self._name, self.setup.stops,
-                          returned=lambda reason: self._wait(reason, version))
+                          returned=lambda reason: self._wait(reason, version), resend=self.config.tune != "full")
 
     def staleness(self, updates: int) -> int:
         """By how many of `updates` the weights are older that drew the last rollout."""
@@ -269,7 +269,7 @@ class RemotePolicy:
         tokens, temperature = self.setup.tokens, self.config.sampling.temperature
         prompts = [tokens[p.id] for p in self.setup.train[:PROBES]]
         prompts = [prompts[i % len(prompts)] for i in range(PROBES)]
-        drawn = VLLMEngine(self.server, self._name, self.setup.stops).generate(
+        drawn = VLLMEngine(self.server, self._name, self.setup.stops, resend=self.config.tune != "full").generate(
             prompts, Sampling(temperature=temperature,
                               max_new_tokens=min(PROBE_TOKENS, self.config.sampling.max_new_tokens)),
             n=1, seeds=list(range(PROBES)))

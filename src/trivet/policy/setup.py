@@ -127,6 +127,10 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
     else:
         # weights that are spread are trained as they are: no second copy to compute with
         roles = SeparateModels(source, torch.float32 if spread else compute.trunk, compute.device, critic=critic)
+        if spread and compute.trunk != torch.float32:
+            print(f"note: passes over sharded weights compute in float32, not in {str(compute.trunk)[6:]}: trained "
+                  "weights are float32, and no second copy of sharded ones is kept (--device.shard none keeps one on "
+                  "each rank)")
     if config.checkpoint_activations:
         for model in roles.models().values():
             checkpoint_blocks(model)

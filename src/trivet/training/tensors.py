@@ -32,7 +32,7 @@ def save(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value if value.dim() else value.reshape(1)
     writer = dcp.HuggingFaceStorageWriter(str(folder / FOLDER), save_distributed=True)
-    with _alone():
+    with _plainly():
         dcp.save({k: v.contiguous() for k, v in tensors.items()}, storage_writer=writer, no_dist=here().world == 1)
     if here().main:
         groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
@@ -58,7 +58,7 @@ def restore(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: tor
             tensors[place] = torch.zeros_like(parameter) if like and match[1] != "step" else torch.zeros(1)
             states.setdefault(match[2], {})[match[1]] = tensors[place]
     if tensors:
-        with _alone():
+        with _plainly():
             dcp.load(tensors, storage_reader=reader, no_dist=here().world == 1)
     for name, found in states.items():
         optimizer.state[parameters[name]] = {
@@ -81,13 +81,17 @@ def restore_weights(folder: Path, parameters: Mapping[str, nn.Parameter]) -> Non
         raise TrivetError("the checkpoint holds other parameters than this configuration trains", file=folder,
                           mend="start anew with --overwrite")
     live = {f"weights.{n}": p.detach() if p.dim() else p.detach().reshape(1) for n, p in parameters.items()}
-    with _alone():
+    with _plainly():
         dcp.load(live, storage_reader=reader, no_dist=here().world == 1)
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """torch warns, of one process, that there is one process."""
+def _plainly() -> Iterator[None]:
+    """A failure as the error that it is, such as OSError of a full disk, alike on all ranks: torch wraps what failed,
+    on whichever rank, in an exception that is no `Exception`. And torch warns, of one process, that there is one."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        yield
+        try:
+            yield
+        except dcp.CheckpointException as error:
+            raise next(iter(error.failures.values()))[0] from None

@@ -151,6 +151,20 @@ def _passes(micro: int, batch: int, world: int) -> tuple[int, int]:
     return rows // accumulate, accumulate
 
 
+def on_one_device(arguments: TrainingArguments) -> None:
+    """Of several GPUs that this process sees, let the Trainer take this rank's alone.
+
+    Left to itself it takes the first, and spreads each batch over all by nn.DataParallel: it believes itself alone, as
+    ranks are shared out here.
+    """
+    if arguments.device.type != "cuda":
+        return
+    device = torch.device("cuda", here().local % torch.cuda.device_count())
+    torch.cuda.set_device(device)  # making the arguments has set the first one
+    arguments._n_gpu = 1
+    arguments.__dict__["_setup_devices"] = device  # what its property `device` has kept
+
+
 def fit(
     *, what: str, run: Run, model: Any, data: Sequence[Any], collate: Collate,
     loss_sum: Callable[[Any, dict[str, Any]], tuple[torch.Tensor, dict[str, float]]],
@@ -183,6 +197,7 @@ def fit(
         use_cpu=compute.device == "cpu", remove_unused_columns=False, dataloader_pin_memory=False,
         optim="adamw_torch", label_names=["labels"],
     )
+    on_one_device(arguments)
     with graceful() as interruption, bar(what, steps) as advance:
         stop = _StopOnRequest(interruption)
         trainer = StageTrainer(
