@@ -45,7 +45,8 @@ figures: $(VENV)/.installed
 	  --judge.by runs/figures/demo/second/reward --grader.by smollm2-135m-instruct --out runs/figures/demo/after
 	$(BIN)/trivet ledger runs/figures/demo
 	$(BIN)/python benchmarks/evaluation.py --data "$(DATA)" --json benchmarks/results/evaluation.json
-	$(BIN)/python benchmarks/reward_training.py --json benchmarks/results/reward_training.json
+	$(BIN)/python benchmarks/reward_training.py --trial --json benchmarks/results/reward_training.json
+	$(BIN)/python benchmarks/rollout.py --json benchmarks/results/rollout.json
 	$(BIN)/python benchmarks/step_scaling.py --json benchmarks/results/step_scaling.json --plot docs/images/step_scaling.png
 	$(BIN)/python benchmarks/ppo_step.py --json benchmarks/results/ppo_step.json --plot docs/images/ppo_step.png
 	$(BIN)/python benchmarks/vllm_curve.py --json benchmarks/results/vllm_curve.json --plot docs/images/vllm_curve.png

@@ -28,15 +28,18 @@ def options(about: str, add: Callable[[argparse.ArgumentParser], None] | None = 
     return parser.parse_args()
 
 
+def provenance(load: float) -> dict[str, Any]:
+    """Where, when and by which command figures come about. load: what stood before."""
+    return {
+        "machine": machine(), "load_before": round(load, 2), "quiet": load <= QUIET_LOAD,
+        "versions": {p: importlib.metadata.version(p) for p in ("trivet", "torch", "transformers", "peft")},
+        "command": "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
+
+
 def report(name: str, figures: dict[str, Any], chosen: argparse.Namespace, *, load: float) -> None:
     """Print the figures, and write them with machine, versions, command and date."""
-    versions = {p: importlib.metadata.version(p) for p in ("trivet", "torch", "transformers", "peft")}
-    whole = {
-        "benchmark": name, "figures": figures, "seed": chosen.seed, "quick": chosen.quick, "machine": machine(),
-        "load_before": round(load, 2), "quiet": load <= QUIET_LOAD, "versions": versions,
-        "command": "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
+    whole = {"benchmark": name, "figures": figures, "seed": chosen.seed, "quick": chosen.quick} | provenance(load)
     print(json.dumps(figures, indent=2))
     if chosen.json:
         chosen.json.parent.mkdir(parents=True, exist_ok=True)

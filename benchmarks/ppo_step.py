@@ -18,6 +18,8 @@ ended by length alone on both sides, so that every round has the same tokens; wh
     phases                    seconds (medians), operations needed (arithmetic.py), their rate and its fraction of the
                               machine's matmul peak in that precision, measured in the same run
     update_fraction_of_peak   that of the update
+    measured                  of each workload: date, load, command, versions, machine, threads, device, model (--only
+                              keeps the other workload's figures, which may be another day's)
     peak_memory_ratio         a side's most memory during steps over TRL's: resident memory of the process; a GPU's own
 
 Each side is a process of its own; all have the same number of threads, and one works at a time.
@@ -42,7 +44,7 @@ from typing import Any
 import torch
 
 from arithmetic import Decoder, Work, matmul_peak, needed
-from common import load_average, options, report
+from common import load_average, options, provenance, report
 from peers import ROOT, available, environment
 from ppo_step_inputs import WORKLOADS, Workload, inputs
 from trivet.config import EMBEDDED
@@ -57,7 +59,8 @@ SIDES: dict[str, dict[str, str]] = {
 }
 PHASES = ("rollout", "evaluate", "scoring", "update")
 TEMPERATURE = 0.7
-# (rows of a training pass, rows of generation and of passes without a gradient) that TRL is tried with
+# (rows of a training pass, rows of generation and of passes without a gradient) that TRL is tried with; on a CPU a
+# trial would take as long as the measurement, two steps for each: --peer-batches 16:64 8:64 makes one
 BATCHES = {"cpu": [(16, 64)], "cuda": [(256, 256), (64, 256), (64, 64), (32, 64)]}
 
 
@@ -265,9 +268,12 @@ def main() -> None:
             for key, part in figures_of(sides, steps, Decoder.of(config), peaks).items():
                 figures.setdefault(key or workload.name, {})
                 figures[key or workload.name] |= {workload.name: part} if key else part
-    figures |= {"threads": chosen.threads, "device": device,
-                "model": chosen.model or ("tiny" if chosen.quick else EMBEDDED)}
-    report("ppo_step", figures, chosen, load=load)
+            figures[workload.name]["measured"] = provenance(load) | {
+                "seed": chosen.seed, "quick": chosen.quick, "rounds": chosen.rounds, "threads": chosen.threads,
+                "device": device, "model": chosen.model or ("tiny" if chosen.quick else EMBEDDED)}
+    # the file is as quiet as the least quiet of what stands in it
+    report("ppo_step", figures, chosen,
+           load=max(figures[w]["measured"]["load_before"] for w in WORKLOADS if w in figures))
     if chosen.plot:
         from ppo_step_plot import plot
 

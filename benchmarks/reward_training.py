@@ -17,7 +17,7 @@ both have made one step.
     accuracy         of Trivet's model on held-out pairs, interval by bootstrap over prompts; accuracy_trl, and
     accuracy_minus_trl, paired. Both models are read by the same code from the folders they were saved in.
     full             the same for all weights against all weights (speed and memory only)
-    peak_memory_ratio  Trivet's peak resident memory over TRL's, of the two processes
+    peak_memory_ratio  Trivet's peak resident memory over TRL's, of the two processes, up to the end of the last step
 
     python benchmarks/reward_training.py [--quick] [--json FILE] [--model M] [--data FILE] [--peer-env DIR] [--trial]
 """
@@ -108,13 +108,12 @@ class StepByStep(Run):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.watch, self.peak = Stopwatch(), 0
+        self.watch = Stopwatch()
 
     def log(self, name: str, row: dict[str, Any]) -> None:
         super().log(name, row)
         if name == "metrics":
-            self.peak = peak_memory()  # of the training: later comes the calibration
-            hand_over(self.watch.stop() | {"step": row["step"], "peak_memory": self.peak})
+            hand_over(self.watch.stop() | {"step": row["step"], "peak_memory": peak_memory()})
             self.watch.start()
 
 
@@ -128,7 +127,7 @@ def work(job: dict[str, Any]) -> None:
         device=Device(device="cpu", precision=job["precision"], threads=job["threads"]),
         # not what is measured: as little of it as goes
         calibration={"answers": 2, "sampling": {"max_new_tokens": 2}}), run)
-    last_words({"saved": str(run.folder / "reward"), "peak_memory": run.peak})
+    last_words({"saved": str(run.folder / "reward")})
 
 
 # --- turn about -----------------------------------------------------------------------------------------------
@@ -156,11 +155,11 @@ def rounds(job: dict[str, Any], python: Path | None, settings: tuple[int, bool])
     """
     found: dict[str, Any] = {}
     with trivet_worker(job) as ours:
-        first = ours.listen()  # warm
+        ours.listen()  # warm
         if python is None:
             mine = [ours.turn() for _ in range(1, job["steps"])]
             ended = ours.turn()
-            return {"trivet": mine, "saved": ended["saved"], "first": first, "peak": {"trivet": ended["peak_memory"]}}
+            return {"trivet": mine, "saved": ended["saved"], "peak": {"trivet": mine[-1]["peak_memory"]}}
         with trl_worker(python, job, *settings) as theirs:
             theirs.listen()
             turns: dict[str, list[dict[str, float]]] = {"trivet": [], "trl": []}
@@ -169,8 +168,9 @@ def rounds(job: dict[str, Any], python: Path | None, settings: tuple[int, bool])
                 for name, worker in sides if i % 2 else reversed(sides):
                     turns[name].append(worker.turn())
             mine, other = ours.turn(), theirs.turn()
-            found = turns | {"saved": mine["saved"], "saved_trl": other["saved"], "peak": {
-                "trivet": mine["peak_memory"], "trl": other["peak_memory"]}}
+            # at the last step's end: saving and calibration come after it
+            found = turns | {"saved": mine["saved"], "saved_trl": other["saved"],
+                             "peak": {name: rows[-1]["peak_memory"] for name, rows in turns.items()}}
     return found
 
 

@@ -34,7 +34,8 @@ HERE = Path(__file__).parent
 POINTS = {"quick": {"answers": (4,), "lengths": (4, 8), "length": 8, "batch": 4},
           "full": {"answers": (4, 8, 16, 32), "lengths": (16, 48, 128, 256), "length": 48, "batch": 8}}
 STEPS = 3
-PROMPTS = 16
+PROMPTS = 32
+"""As many as the most answers of a step: a prompt that stands twice in a micro-batch would be read once."""
 MICRO = 16
 PHASES = ("rollout", "scoring", "evaluate", "update")
 PARTS = {"rollout": ("fixed", "a decode step", "a token", "a token and place of context"),

@@ -62,7 +62,7 @@ def main(job: dict[str, Any]) -> None:
     trainer.train()
     trainer.save_model(job["save"])
     tokenizer.save_pretrained(job["save"])
-    last_words({"saved": job["save"], "peak_memory": peak_memory()})
+    last_words({"saved": job["save"]})
 
 
 if __name__ == "__main__":

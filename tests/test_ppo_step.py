@@ -63,6 +63,20 @@ def test_runs_and_draws(tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     figures = json.loads(found.read_text())["figures"]
     assert figures["real_lengths"]["answer_tokens"]["largest"] == 8 and image.stat().st_size > 0
+    measured = figures["real_lengths"]["measured"]
+    assert "--only real_lengths" in measured["command"] and measured["threads"] == 1 and measured["quick"]
+    assert {"date", "load_before", "quiet", "versions", "machine", "device", "model"} <= set(measured)
+    # another run of the other workload leaves its word about where it comes from alone
+    whole = json.loads(found.read_text())
+    whole["figures"]["real_lengths"]["measured"] |= {"date": "2001-01-01", "load_before": 7.0, "quiet": False}
+    found.write_text(json.dumps(whole))
+    subprocess.run(
+        [sys.executable, str(BENCHMARKS / "ppo_step.py"), "--quick", "--only", "equal_lengths", "--sides", "default",
+         "--threads", "1", "--json", str(found)], capture_output=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent / "src")})
+    again = json.loads(found.read_text())
+    assert again["figures"]["real_lengths"]["measured"]["date"] == "2001-01-01" and not again["quiet"]
+    assert "--only equal_lengths" in again["figures"]["equal_lengths"]["measured"]["command"]
     for side in ("same_work", "default"):
         phases = figures["phases"]["real_lengths"][side]
         assert all(phases[p]["seconds"] > 0 for p in ("rollout", "evaluate", "scoring", "update"))

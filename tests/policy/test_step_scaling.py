@@ -26,6 +26,12 @@ def test_quick(make_tiny, tmp_path) -> None:
     assert (tmp_path / "out.png").stat().st_size > 10_000
 
 
+def test_no_prompt_stands_twice_in_a_step() -> None:
+    from step_scaling import POINTS, PROMPTS
+
+    assert max(n for size in POINTS.values() for n in (*size["answers"], size["batch"])) <= PROMPTS
+
+
 def test_the_fit_finds_what_made_the_seconds() -> None:
     from step_scaling import columns, fit
 

@@ -308,6 +308,10 @@ class PPOConfig(StageConfig):
         if not self.has_critic and (self.critic == "separate" or self.value_lr is not None):
             name = "value_lr" if self.value_lr is not None else "critic"
             raise ValueError(f"{name}: advantage {self.advantage} has no critic; leave it out, or set advantage: gae")
+        for name in () if self.has_critic else ("lam", "value_coef", "value_clip"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: advantage {self.advantage} has no critic; leave it out, or set advantage: "
+                                 "gae")
         self.kl = self.kl.of(self.advantage)
         if self.minibatches > self.rollout:
             raise ValueError("minibatches: more of them than answers in a rollout")

@@ -22,7 +22,7 @@ from trivet.report.read import RunFolder, StageRun, read_run
 from trivet.report.words import duration
 
 PHASES = {
-    "prompt": ("sample", "check"), "fine-tune": ("sft",), "rank": ("pairs", "label"), "reward": ("reward",),
+    "prompt": ("sample", "check"), "fine-tune": ("sft", "dpo"), "rank": ("pairs", "label"), "reward": ("reward",),
     "PPO": ("ppo",), "compress": ("prune", "quantize", "distill", "compress"), "evaluate": ("score", "evaluate"),
 }
 OTHER = "other"
