@@ -93,6 +93,14 @@ def test_a_model_that_does_not_bear_it_is_padded_and_that_is_said(tmp_path) -> N
     assert any("padded" in line for line in roles.plan())
 
 
+@pytest.mark.parametrize("setting", ["attention_chunk_size", "window_size", "attention_window"])
+def test_a_window_that_attention_is_not_told_is_not_packed(tiny_model_folder, setting) -> None:
+    """Longer than the trial, so that trying does not show it."""
+    model = double(tiny_model_folder)
+    setattr(model.config, setting, 8)
+    assert not bears_packing(model)
+
+
 def test_attention_that_is_capped_is_not_packed() -> None:
     from transformers import Gemma2Config, Gemma2ForCausalLM
 

@@ -146,14 +146,14 @@ def test_full_fine_tuning_in_bfloat16_counts_its_copies() -> None:
     floats = [n.what for n in memory(SEVEN, question(tune="full"), "float32", 64, 64, None)]
     assert not any("copies" in what for what in floats)
     kept = kept_bytes(SEVEN, "bfloat16", None)
-    assert needs_of(tune="full")["activations"].whole == 16 * 128 * 32 * kept
+    assert needs_of(tune="full")["activations"].whole == 8 * 128 * 32 * kept
 
 
 def test_checkpointing_keeps_inputs_and_one_block() -> None:
     plain, checkpointed = needs_of()["activations"], needs_of(checkpoint_activations=True)["activations"]
     kept = kept_bytes(SEVEN, "bfloat16", question().lora.r)
-    assert plain.whole == 16 * 128 * 32 * kept
-    assert checkpointed.whole == 16 * 128 * (32 * 4096 * 2 + kept)
+    assert plain.whole == 8 * 128 * 32 * kept
+    assert checkpointed.whole == 8 * 128 * (32 * 4096 * 2 + kept)
     more = {p.name: p.flops for p in step_time(SEVEN, question(checkpoint_activations=True), RATES, 64, 64)}
     less = {p.name: p.flops for p in step_time(SEVEN, question(), RATES, 64, 64)}
     assert more["update"] > less["update"] and more["evaluate"] == less["evaluate"]

@@ -14,7 +14,7 @@ from trivet.models.source import resolve
 from trivet.policy.config import PPOConfig
 from trivet.policy.passes import value_pass
 from trivet.policy.rollout import micro_batch
-from trivet.policy.setup import prepare_models, split_prompts
+from trivet.policy.setup import _known_scale, _start_critic, prepare_models, split_prompts
 from trivet.training.device import prepare
 
 
@@ -127,3 +127,42 @@ def test_sharded_full_weights_that_are_not_computed_with_in_bfloat16_are_said(pr
                        reward=["trivet.judge.maths:exact_answer"])
     prepare_models(config, prepare(Device(threads=1, precision="bfloat16")), lambda kind, n: None)
     assert "note: passes over sharded weights compute in float32, not in bfloat16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_score_tokens_bound_a_pass_and_leave_the_scores(prompt_file, tiny_model_folder, reward_folder, monkeypatch,
+                                                        tune) -> None:
+    from trivet.models import reward_model
+
+    passes, scores, real = [], [], reward_model.packed_scores
+
+    def counted(decoder, head, packed, pool):
+        passes[-1].append(packed["input_ids"].numel())
+        return real(decoder, head, packed, pool)
+
+    monkeypatch.setattr(reward_model, "packed_scores", counted)
+    for tokens in (4096, 64):
+        _, found = setup(prompt_file, tiny_model_folder, reward=[str(reward_folder)], score_tokens=tokens, tune=tune)
+        passes.append([])
+        scores.append(found.reward([Sample(p.id, tuple(p.messages), "yes or no") for p in found.train]))
+    assert len(passes[0]) == 1 < len(passes[1])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_four_bits_do_not_take_a_full_precision_calibration(prompt_file, tiny_model_folder, reward_folder,
+                                                            capsys) -> None:
+    """A trunk in four bits needs a GPU; what is decided beside it is tried here."""
+    config, found = setup(prompt_file, tiny_model_folder, reward=[str(reward_folder)], critic="separate")
+    source = resolve(str(tiny_model_folder))
+    assert _known_scale(config, found.reward, source).source == "calibration"
+    four = config.model_copy(update={"four_bit": True})
+    capsys.readouterr()
+    assert _known_scale(four, found.reward, source) is None
+    assert "first rollout" in capsys.readouterr().out
+    head = found.roles.value_head
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    _start_critic(found.roles, found.reward.parts[0][1], four)
+    assert not head.weight.any() and not head.bias.any()
+    _start_critic(found.roles, found.reward.parts[0][1], config)
+    assert head.weight.any()

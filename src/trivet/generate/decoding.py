@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from trivet.generate.lean import LeanStep, OtherForm
 from trivet.generate.static_cache import Prefix, SlotCache, prefixes
 from trivet.models.output_layer import backbone, plain_output_layer
+from trivet.models.packed import OTHER_WINDOWS
 
 SHARED = 4  # tokens that all prompts begin with: from here on they are read once
 
@@ -93,7 +94,7 @@ def longest_row(model: Any) -> int | None:
     """
     config = model.config.get_text_config()
     # some models (GPT-Neo) look back no further than this, and their cache doesn't show it
-    windows = [found for name in ("sliding_window", "window_size", "attention_chunk_size", "attention_window")
+    windows = [found for name in ("sliding_window", *OTHER_WINDOWS)
                if isinstance(found := getattr(config, name, None), int)]
     for layer in DynamicCache(config=model.config).layers:
         if type(layer) is DynamicSlidingWindowLayer:

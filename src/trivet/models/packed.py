@@ -22,6 +22,9 @@ from trivet.models.output_layer import backbone
 NAME = "trivet"
 """Of this attention among transformers' own."""
 
+OTHER_WINDOWS = ("window_size", "attention_chunk_size", "attention_window")
+"""Settings of models that look back no further than this, and don't tell their attention by `sliding_window`."""
+
 CAUSAL_KERNEL = 256
 """From this length on a CPU's kernel gains from skipping the upper half; below, from a mask that it need not make."""
 
@@ -149,6 +152,9 @@ def _packs(model: Any) -> bool:
 
     config = model.config
     if config._attn_implementation != "sdpa":
+        return False
+    # a look-back that is longer than the trial would not show, and its mask is not handed on
+    if any(getattr(config.get_text_config(), name, None) is not None for name in OTHER_WINDOWS):
         return False
     device = model.device
     token = torch.arange(6, device=device)[None] % config.get_text_config().vocab_size

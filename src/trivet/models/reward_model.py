@@ -93,6 +93,9 @@ def packed_scores(decoder: Any, head: nn.Module, packed: dict[str, torch.Tensor]
     return head(sums / counts[:, None]).squeeze(-1)
 
 
+BATCH_TOKENS = 4096  # padded tokens a pass of a reward model
+
+
 class RewardModel:
     """Text in, raw scores out (logits of the Bradley–Terry model). It reads text, never token ids (detail 7)."""
 
@@ -116,7 +119,7 @@ class RewardModel:
         return tuple(ids[:start]), tuple(ids[start:])
 
     @torch.no_grad()
-    def score(self, dialogues: Sequence[tuple[Sequence[Message], str]], *, batch_tokens: int = 4096,
+    def score(self, dialogues: Sequence[tuple[Sequence[Message], str]], *, batch_tokens: int = BATCH_TOKENS,
               count: Callable[[str, int], None] | None = None) -> list[float]:
         """Raw scores of (messages, answer) pairs. Answers to one prompt share its pass.
 

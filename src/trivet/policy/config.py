@@ -237,7 +237,7 @@ class PPOConfig(StageConfig):
     """Passes over each rollout."""
     minibatches: int = Field(1, ge=1)
     """Optimizer steps a pass."""
-    micro_batch: int = Field(16, ge=1)
+    micro_batch: int = Field(8, ge=1)
     """Answers a forward pass; fewer need less memory and change nothing else."""
     checkpoint_activations: bool = False
     """Keep no activations of a block but its input, and compute them again in the backward pass: less memory, more

@@ -3,7 +3,7 @@
 Schulman et al. 2017; Ziegler et al. 2019; Ouyang et al. 2022, section 3.5. The loop is `_step` below; every
 line of it is a function that can be tested alone. docs/papers.md maps each to its source.
 
-Not covered here: other engines.
+Elsewhere: rollouts by a vLLM server (policy/behaviour.py), shares of several processes (training/ranks.py).
 """
 
 from __future__ import annotations

@@ -140,9 +140,11 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
         if spec not in models:
             if spec in shared:
                 role, found = shared[spec]
-                models[spec] = with_calibration(reward_on_trunk(roles, role, found, compute.device), count)
+                models[spec] = with_calibration(reward_on_trunk(roles, role, found, compute.device), count,
+                                                config.score_tokens)
             else:
-                models[spec] = load_model_reward(spec, compute.trunk, compute.device, count)
+                models[spec] = load_model_reward(spec, compute.trunk, compute.device, count,
+                                                 config.score_tokens)
         return models[spec]
 
     reward = make_reward(terms, model_reward)
@@ -192,10 +194,17 @@ def _sharing(config: PPOConfig, base: ModelSource, specs: list[str]) -> dict[str
 
 
 def _known_scale(config: PPOConfig, reward: WeightedReward, base: ModelSource) -> RewardScale | None:
-    """The scale that is known before the first rollout: a single calibrated reward model's is already applied."""
+    """The scale that is known before the first rollout: a single calibrated reward model's is already applied.
+
+    A trunk in four bits is another reference than the one it was calibrated on.
+    """
     if not config.normalise:
         return RewardScale()
     if len(reward.parts) == 1 and isinstance(only := reward.parts[0][1], ModelReward) and only.calibration:
+        if config.four_bit:
+            print("note: the reward model was calibrated in full precision, this run's trunk has four bits; rewards "
+                  "are scaled by the first rollout instead")
+            return None
         facts = only.facts
         if facts.get("reference_sha256") == weights_sha256(base.folder) \
                 and (facts.get("sampling") or {}).get("temperature") == config.sampling.temperature:
@@ -209,9 +218,10 @@ def _start_critic(roles: Roles, reward: ModelReward, config: PPOConfig) -> None:
     """A critic that starts from the reward model says at first what it says, in the reward's own scale (detail 8).
 
     Its head stays zero where that would be wrong: a reward model that reads the mean over an answer says nothing of
-    one token, and with a prompt baseline the return is not the score.
+    one token, and with a prompt baseline the return is not the score; on a trunk in four bits the first rollout
+    sets the scale.
     """
-    if config.prompt_baseline or reward.model.pool != "last":
+    if config.four_bit or config.prompt_baseline or reward.model.pool != "last":
         return
     assert roles.value_head is not None
     calibration = reward.calibration
