@@ -186,7 +186,7 @@ class PPOConfig(StageConfig):
     input_fields: ClassVar[tuple[str, ...]] = (
         "prompts", "model", "reward", "ptx.data", "evaluation.prompts", "evaluation.reward")
     not_in_fingerprint: ClassVar[tuple[str, ...]] = (
-        "out", "overwrite", "report_to", "checkpoint", "device.shard", "force", "score_tokens",
+        "out", "overwrite", "report_to", "checkpoint", "device.shard", "force",
         "checkpoint_activations", "url",
         "vllm.in_flight", "vllm.timeout", "vllm.retries", "vllm.wait", "vllm.adapters", "vllm.seen_as",
         "vllm.tolerance", "vllm.key")
