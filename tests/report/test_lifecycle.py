@@ -21,6 +21,7 @@ from trivet.report.page import write_report
 from trivet.report.prices import Prices, read_prices
 from trivet.report.read import read_run
 from trivet.stages import STAGES
+from trivet.training.progress import console
 
 
 def interval(value: float, low: float, high: float, n: int = 12) -> dict[str, Any]:
@@ -217,7 +218,7 @@ def test_the_label_store_stands_in_for_the_rankings(road) -> None:
 
 
 def test_the_label_store_is_read(road, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console, "_width", 200)  # COLUMNS is not read anew in every order of tests
     from simulated import simulate
     from trivet.feedback.store import Store
 
@@ -291,7 +292,7 @@ def test_people_whose_time_nobody_took_cost_something_unknown(road, store) -> No
 
 
 def test_the_command_prints_the_tables_and_writes_the_chart(road, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr(console, "_width", 250)  # COLUMNS is not read anew in every order of tests
     prices = tmp_path / "p.yaml"
     prices.write_text("machine_hour: 2\ncurrency: EUR\n")
     main(["ledger", str(road), "--prices", str(prices)])
