@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import queue
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 from trivet.errors import TrivetError
 from trivet.generate.base import Capabilities, Generated
 from trivet.generate.config import Sampling
+from trivet.generate.in_flight import ask_all
 from trivet.generate.vllm_server import Away, RolloutInterrupted, Server, ServerLost
 
 FIRST_PAUSE = 0.5
@@ -91,51 +91,22 @@ class VLLMEngine:
         After a failure no new request is sent, and those in flight are waited for: no answer of these weights is
         left behind in the server.
         """
-        todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-        done: queue.SimpleQueue[tuple[int, list[Generated]] | BaseException | None] = queue.SimpleQueue()
-        stop = threading.Event()
-        missing = [i for i in range(len(prompts)) if i not in found]
-        for i in missing:
-            todo.put(i)
+        def take(i: int, answers: list[Generated]) -> None:
+            found[i] = answers
+            if self.progress is not None:
+                self.progress(n)
 
-        def work() -> None:
-            try:
-                while not stop.is_set():
-                    i = todo.get_nowait()
-                    done.put((i, self._one(prompts[i], sampling, n, seeds[i], stop)))
-            except queue.Empty:
-                pass  # nothing left to do
-            except BaseException as error:
-                stop.set()
-                done.put(error)
-            finally:
-                done.put(None)
-
-        workers = min(self.server.settings.in_flight, len(missing))
-        for _ in range(workers):
-            # daemons: an interrupted command need not wait for a server's time-out
-            threading.Thread(target=work, daemon=True).start()
-        failure: BaseException | None = None
         try:
-            while workers:
-                item = done.get()
-                if item is None:
-                    workers -= 1
-                elif isinstance(item, BaseException):
-                    # what a person has to mend comes before what may pass
-                    if failure is None or isinstance(failure, Away):
-                        failure = item
-                else:
-                    found[item[0]] = item[1]
-                    if self.progress is not None:
-                        self.progress(n)
+            failures = ask_all([i for i in range(len(prompts)) if i not in found],
+                               lambda i, stop: self._one(prompts[i], sampling, n, seeds[i], stop), take,
+                               self.server.settings.in_flight)
         except KeyboardInterrupt:
             raise RolloutInterrupted from None
-        finally:
-            stop.set()
-        if failure is not None and not isinstance(failure, Away):
-            raise failure
-        return failure
+        # what a person has to mend comes before what may pass
+        for failure in failures:
+            if not isinstance(failure, Away):
+                raise failure
+        return next((f for f in reversed(failures) if isinstance(f, Away)), None)
 
     def _one(self, prompt: Sequence[int], sampling: Sampling, n: int, seed: int,
              stop: threading.Event) -> list[Generated]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import email.utils
 import json
 import os
-import queue
 import random
 import threading
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trivet.errors import TrivetError
+from trivet.generate.in_flight import Stopped, ask_all
 from trivet.judge.budget import Budget
 from trivet.judge.cache import Keep, Line, Spent, Verdicts, gather
 from trivet.judge.cases import Case
@@ -34,10 +34,6 @@ MAX_WAIT = 600.0
 PROMPT = 1
 """Version of what is sent beside the wording."""
 REMINDER = "\n\nYour last reply was no verdict. Reply with the JSON object alone."
-
-
-class Stopped(Exception):
-    """Another request has failed for good, or somebody pressed Ctrl-C: this one is given up."""
 
 
 class _Again(Exception):
@@ -108,43 +104,10 @@ class EndpointJudge:
         a model that gives no verdict; a budget that is used up.
         """
         self._connect()
-        todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-        done: queue.SimpleQueue[tuple[int, float] | BaseException | None] = queue.SimpleQueue()
-        stop = threading.Event()
-        for i in range(len(cases)):
-            todo.put(i)
-
-        def work() -> None:
-            try:
-                while not stop.is_set():
-                    i = todo.get_nowait()
-                    done.put((i, self._verdict(cases[i], stop)))
-            except (queue.Empty, Stopped):
-                pass  # nothing left to do
-            except BaseException as error:
-                stop.set()
-                done.put(error)
-            finally:
-                done.put(None)
-
-        workers = min(self.settings.concurrency, len(cases))
-        for _ in range(workers):
-            # daemons: an interrupted command need not wait for an endpoint's time-out
-            threading.Thread(target=work, daemon=True).start()
-        failure: BaseException | None = None
-        try:
-            while workers:
-                found = done.get()
-                if found is None:
-                    workers -= 1
-                elif isinstance(found, BaseException):
-                    failure = failure or found
-                else:
-                    keep([found])
-        finally:
-            stop.set()
-        if failure is not None:
-            raise failure
+        failures = ask_all(range(len(cases)), lambda i, stop: self._verdict(cases[i], stop),
+                           lambda i, verdict: keep([(i, verdict)]), self.settings.concurrency)
+        if failures:
+            raise failures[0]
 
     # --- one case ----------------------------------------------------------------------------------------
 

@@ -64,6 +64,17 @@ def lora_config(model: Any, config: LoRA, task: str) -> Any:
     )
 
 
+def with_adapter(model: Any, config: Any) -> Any:
+    """A PEFT model: `model` with a new adapter (see `lora_config`) that alone is trained, in float32."""
+    from peft import get_peft_model
+
+    model = get_peft_model(model, config)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
 def save_adapter(model: Any, name: str, folder: Path, base: ModelSource, facts: dict[str, Any]) -> None:
     """A PEFT adapter folder that names its base and the base's sha256. Loads with plain PEFT."""
     from peft import get_peft_model_state_dict

@@ -170,8 +170,6 @@ def trainable_reward_model(
     adapters: LoRA over a trunk in `dtype`; None trains all weights in float32. head_only: the head alone learns;
     it is an adapter, too, whose LoRA part in the last block stays zero, so that it is saved and loaded alike.
     """
-    from peft import get_peft_model
-
     tokenizer = load_tokenizer(source)
     ensure_template(tokenizer)
     if head_only:
@@ -188,10 +186,9 @@ def trainable_reward_model(
         return model, tokenizer
     config = lora.lora_config(model, adapters, "SEQ_CLS")
     config.modules_to_save = ["score"]
-    model = get_peft_model(model, config)
+    model = lora.with_adapter(model, config)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
             parameter.requires_grad_(not head_only or "score" in name)
     return model, tokenizer
 

@@ -233,13 +233,7 @@ def _to_train(source: ModelSource, config: DPOConfig, compute: Compute) -> Any:
     plain_output_layer(model)  # found out now, not inside a pass
     if full:
         return model
-    from peft import get_peft_model
-
-    model = get_peft_model(model, lora.lora_config(model, config.lora, "CAUSAL_LM"))
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return model
+    return lora.with_adapter(model, lora.lora_config(model, config.lora, "CAUSAL_LM"))
 
 
 def _reference(model: Any, data: list[Element], pad: int, run: Run) -> list[tuple[float, ...]]:

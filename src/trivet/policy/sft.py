@@ -135,13 +135,7 @@ def _to_train(base: Any, config: SFTConfig) -> Any:
     """The base itself, or with a new adapter that is to be trained."""
     if config.tune == "full":
         return base
-    from peft import get_peft_model
-
-    model = get_peft_model(base, lora.lora_config(base, config.lora, "CAUSAL_LM"))
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return model
+    return lora.with_adapter(base, lora.lora_config(base, config.lora, "CAUSAL_LM"))
 
 
 def _check(model: Any, tokenizer: Any, conversations: list[list[Message]], config: SFTConfig) -> None:
