@@ -1,8 +1,9 @@
 """One PPO step by Trivet and by TRL 1.12.0 on the same work, turn about in one run, by phase.
 
     same_work                 what TRL does: policy, reference, critic and reward model each a whole model, all weights
-                              of policy and critic trained, in bfloat16 on a CPU and a GPU alike. TRL's weights are
-                              bfloat16 and nothing else; Trivet keeps float32 copies of what it trains
+                              of policy and critic trained, in bfloat16 on a CPU and a GPU alike (--precision float32:
+                              both in that). TRL's weights are bfloat16 and nothing else; Trivet keeps float32 copies
+                              of what it trains
     default                   Trivet as it comes: LoRA roles on one trunk, the critic a head on the policy's pass
     default_critic_separate   the same with the critic as an adapter of its own
 
@@ -52,8 +53,9 @@ from trivet.errors import TrivetError
 from turns import Worker, WorkerEnded
 
 HERE = Path(__file__).parent
+# same_work has TRL's precision: --precision
 SIDES: dict[str, dict[str, str]] = {
-    "same_work": {"tune": "full", "critic": "separate", "precision": "bfloat16"},
+    "same_work": {"tune": "full", "critic": "separate"},
     "default": {"tune": "lora", "critic": "head", "precision": "auto"},
     "default_critic_separate": {"tune": "lora", "critic": "separate", "precision": "auto"},
 }
@@ -81,8 +83,9 @@ class Sides:
         """Load all of them. TRL first, at the batch sizes that are fastest where there are several to try."""
         with ExitStack() as stack:
             for name in self.chosen.sides:
-                worker = self._trl() if name == "trl" else self._worker(name, sys.executable, "trivet_ppo_side.py",
-                                                                        SIDES[name], [HERE, ROOT / "src"])
+                worker = self._trl() if name == "trl" else self._worker(
+                    name, sys.executable, "trivet_ppo_side.py", {"precision": self.chosen.precision} | SIDES[name],
+                    [HERE, ROOT / "src"])
                 self.open[name] = stack.enter_context(worker)
                 self.facts[name] = worker.listen()
             self._stack = stack.pop_all()
@@ -108,7 +111,8 @@ class Sides:
 
         def worker(pair: tuple[int, int]) -> Worker:
             return self._worker("trl", str(self.peer), "trl_ppo_peer.py",
-                                {"precision": "bfloat16", "batch": pair[0], "rollout_batch": pair[1]}, [HERE])
+                                {"precision": self.chosen.precision, "batch": pair[0], "rollout_batch": pair[1]},
+                                [HERE])
 
         if not batches:
             raise TrivetError(f"none of TRL's batch sizes divides {rows} prompts", field="--peer-batches",
@@ -177,7 +181,7 @@ def phases_of(name: str, steps: list[dict[str, Any]], sides: Sides, model: Decod
     work = Work(sides.workload.lengths, sides.workload.epochs,
                 live=not trl and len(sides.workload.rows) <= facts["micro_batch"])
     wanted = needed(model, work, old_from_rollout=trl, **how)
-    dtype = "bfloat16" if trl else facts["trunk"].removeprefix("torch.")
+    dtype = sides.chosen.precision if trl else facts["trunk"].removeprefix("torch.")
     found: dict[str, Any] = {}
     for phase in PHASES:
         seconds = statistics.median(s["phases"][phase] for s in steps)
@@ -240,6 +244,8 @@ def own_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=count, help="PPO epochs of both workloads (default: 2, and 1 at real lengths)")
     parser.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)), help="of each side")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16",
+                        help="of TRL and of the same work; Trivet's default chooses its own")
     parser.add_argument("--micro-batch", type=count, help="Trivet's rows a pass (default: the stage's)")
     parser.add_argument("--peer-batches", type=pair, nargs="+", metavar="ROWS:ROLLOUT_ROWS",
                         help="TRL's batch sizes; of several the fastest is taken")
@@ -270,7 +276,8 @@ def main() -> None:
                 figures[key or workload.name] |= {workload.name: part} if key else part
             figures[workload.name]["measured"] = provenance(load) | {
                 "seed": chosen.seed, "quick": chosen.quick, "rounds": chosen.rounds, "threads": chosen.threads,
-                "device": device, "model": chosen.model or ("tiny" if chosen.quick else EMBEDDED)}
+                "device": device, "precision": chosen.precision,
+                "model": chosen.model or ("tiny" if chosen.quick else EMBEDDED)}
     # the file is as quiet as the least quiet of what stands in it
     report("ppo_step", figures, chosen,
            load=max(figures[w]["measured"]["load_before"] for w in WORKLOADS if w in figures))
