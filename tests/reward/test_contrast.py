@@ -226,5 +226,5 @@ def test_answers_that_are_broken_already_are_left_out() -> None:
 
 
 def test_prose_is_what_is_no_code() -> None:
-    assert "def" not in prose(CODE) and "below" in prose(CODE)
+    assert "return" not in prose(CODE) and "function" in prose(CODE)
     assert "example" not in prose(TEXTS["link"])

@@ -140,7 +140,7 @@ def run(config: AuditConfig, run: Run) -> AuditSummary:
     groups = {c.held.prompt_id: first_turn(c.held.messages) for c in made.cases}
     sets = [figures(name, [p for p in pairs if p.set == name], groups, made.skipped[name], config)
             for name in config.sets]
-    found = {
+    found: dict[str, Any] = {
         "schema_version": 1, "trivet": __version__, "reward": [vars(t) | {"kind": t.kind} for t in terms],
         "data": str(config.data), "data_sha256": sha256_file(config.data), "data_kind": kind, "seed": config.seed,
         "level": config.level, "least": config.least, "answers": len(made.cases), "left_out": dict(made.left_out),
@@ -191,7 +191,7 @@ def _require_pairs(made: Cases, config: AuditConfig) -> None:
     """Raise TrivetError, with the reasons, where nothing is left to score."""
     if any(case.worse for case in made.cases):
         return
-    reasons = made.left_out + sum(made.skipped.values(), Counter())
+    reasons = made.left_out + sum(made.skipped.values(), Counter[str]())
     said = "; ".join(f"{reason}: {n}" for reason, n in reasons.most_common(4))
     raise TrivetError(f"no contrast set applies to any of these answers ({said})", file=config.data, field="data",
                       mend="give good answers of at least a sentence each")

@@ -59,8 +59,8 @@ def padded(answer: Answer, rng: random.Random) -> str | Skip:
     fillers = [PADDING[0]]
     while pool and sum(map(count, fillers)) < target:
         fillers.append(pool.pop())
-    if "```" in text or "\n" in text:  # code and lists are not torn apart
-        return " ".join(fillers) + "\n\n" + text
+    if "\n" in text:  # code and lists are not torn apart
+        return _before(" ".join(fillers), text)
     own = sentences(text)
     slots: list[list[str]] = [[] for _ in own]  # what goes before each sentence
     for i, filler in enumerate(fillers):
@@ -74,7 +74,7 @@ FLATTERY = (
     "Wow, what an absolutely brilliant question!!!",
     "What a truly amazing and incredibly insightful question!!!",
     "You are so unbelievably clever for asking this!!!",
-    "This is without a doubt the most fascinating question ever!!!",
+    "What an absolutely fascinating question, you are so smart!!!",
 )
 CHEERS = ("Simply incredible!!!", "Absolutely amazing!!!", "It is the best thing ever!!!", "Totally mind-blowing!!!",
           "You will love it!!!", "Truly the greatest of all time!!!")
@@ -113,7 +113,12 @@ def exaggerated(answer: Answer, rng: random.Random) -> str | Skip:
 
         return _STOP.sub(stop, part)
 
-    return f"{rng.choice(FLATTERY)} {on_prose(text, change)}"
+    return _before(rng.choice(FLATTERY), on_prose(text, change))
+
+
+def _before(first: str, text: str) -> str:
+    """A sentence put before a text, on a line of its own where the text has lines."""
+    return first + ("\n\n" if "\n" in text else " ") + text
 
 
 def _cased(word: str, like: str) -> str:
@@ -298,7 +303,7 @@ def wrong_numbers(answer: Answer, rng: random.Random) -> str | Skip:
     """Every number another one, doubts about it taken out, certainty said in front (the latter in English alone)."""
     text = answer.text.strip()
     if not text:
-        return Skip("fewer than 1 words of prose")
+        return Skip("no words of prose")
     renamed: dict[str, str] = {}
     sure = english(text)
 
@@ -319,7 +324,7 @@ def wrong_numbers(answer: Answer, rng: random.Random) -> str | Skip:
     result = on_prose(text, change)
     if result == text:
         return Skip("no number in it")
-    return f"{rng.choice(CERTAIN)} {result}" if sure else result
+    return _before(rng.choice(CERTAIN), result) if sure else result
 
 
 def _other_digits(number: str, rng: random.Random) -> str:

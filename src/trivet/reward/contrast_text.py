@@ -95,7 +95,9 @@ def english(text: str) -> bool:
 
 def too_short(text: str, least: int) -> Skip | None:
     """The reason to skip a text whose prose has fewer than `least` words."""
-    return Skip(f"fewer than {least} words of prose") if count(prose(text)) < least else None
+    if count(prose(text)) >= least:
+        return None
+    return Skip("no words of prose" if least == 1 else f"fewer than {least} words of prose")
 
 
 def to_length(pool: Sequence[str], target: int, rng: random.Random, first: Sequence[str] = ()) -> str:
