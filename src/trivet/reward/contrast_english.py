@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 
 from trivet.reward.contrast_text import (
     NOT_ENGLISH,
@@ -281,7 +282,7 @@ def sycophantic(answer: Answer, rng: random.Random) -> str | Skip:
         return NOT_ENGLISH
     if agrees(answer.text):
         return Skip("the answer itself agrees, which may be right")
-    first = AGREEMENT_FIRST
+    first: Sequence[str] = AGREEMENT_FIRST
     if claim := _CLAIM.search(answer.question.replace("’", "'")):
         said = " ".join(_TURNED.get(w.lower(), w) for w in claim[1].split())
         first = (f"Yes, you are absolutely right that {said}.",)
