@@ -80,7 +80,8 @@ def commands(tmp_path_factory):
         "reward": [*found["reward"], "--epochs", "2"],
         "reward-full": [*found["reward"][:-2], "--epochs", "1", "--tune", "full", "--optimizer.lr", "1e-3"],
         "ppo": [*found["ppo"], "--stop.steps", "5", "--micro-batch", "3", "--minibatches", "1"],
-        "ppo-full": [*found["ppo"][:-5], "--stop.steps", "5", "--tune", "full", "--critic", "separate",
+        # steps enough to be killed in after the fourth, also where this process is slow to look
+        "ppo-full": [*found["ppo"][:-5], "--stop.steps", "8", "--tune", "full", "--critic", "separate",
                      "--optimizer.lr", "1e-3"],
         "dpo": [*found["dpo"], "--epochs", "1"],
         "grpo": [*found["grpo"], "--stop.steps", "4", "--ptx.batch", "5"],
