@@ -152,7 +152,7 @@ def test_stop_criteria_are_named(prompt_file, tiny_model_folder, tmp_path, capsy
 
 def test_the_frozen_reference_bounds_kl_and_without_it_the_policy_drifts(prompt_file, tiny_model_folder, tmp_path
                                                                          ) -> None:
-    """The notes' remedy, of two runs that differ in the coefficient alone. On real weights: docs/overoptimization.md."""
+    """The notes' remedy, of two runs that differ in the coefficient alone."""
     kl = {}
     for coef in (0.0, 3.0):
         run(prompt_file, tiny_model_folder, tmp_path / f"c{coef}", stop={"steps": 20}, kl={"coef": coef})
