@@ -89,12 +89,15 @@ class Guarded:
             self._say(config)
 
     def _say(self, config: PPOConfig) -> None:
+        """What it would do, and what it has not got to see it by; what follows from that is in the summary's notes."""
         lacking = []
         if self.held_out is None:
             lacking.append("held-out reward (evaluation.reward is the one trained on)" if config.second_is_trained_on
                            else "held-out reward (evaluation.reward)")
         if not self.setup.ensemble:
             lacking.append("ensemble (guard.ensemble)")
+        if self._guard is not None and not self._guard.calibration.calibrated:
+            lacking.append("calibration (guard.calibration), so it warns at most")
         print(f"guard: on an alarm it {_ON_ALARM[self.config.action]}"
               + (f"; it has no {', no '.join(lacking)}" if lacking else ""), flush=True)
 
@@ -245,6 +248,7 @@ class Guarded:
             **{name: alarm.get(name) for name in ("step", "source", "began", "signal")},
             "sentence": alarm.get("sentence") or (self._last.sentence if self._last else ""),
             "returned_to": returned_to, "best_step": state.guard.best_step, "best_held_out": state.guard.best,
+            "notes": self._guard.notes() if self._guard else [],
             "share_of_step_time": sum(row.get("guard", 0.0) for row in timing) / whole if whole else None,
         }
 
