@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -60,6 +61,7 @@ class Scripted:
 
     alarms: ClassVar[set[tuple[str, int]]] = set()
     records: ClassVar[list] = []
+    calibration = SimpleNamespace(calibrated=True)
 
     def __init__(self, config) -> None:
         self.config, self.seen = config, 0
@@ -72,7 +74,10 @@ class Scripted:
         return Verdict(self.config.action if alarm else "continue", record.step, level,
                        "length" if alarm else None, max(1, record.step - 1) if alarm else None,
                        f"planted at step {record.step}" if alarm else "nothing to see",
-                       (2, 0) if alarm else (), {"length": level})
+                       (len(record) - 1, 0) if alarm else (), {"length": level})
+
+    def notes(self):
+        return [f"saw {self.seen} records"]
 
     def state_dict(self):
         return {"seen": self.seen}
@@ -281,7 +286,7 @@ def test_warn_goes_on_and_says_so_once(prompt_file, tiny_model_folder, tmp_path,
                                                                                 None]
     alarm = next(r for r in rows(tmp_path / "p", "guard") if r["signal"])
     written = read_rows(tmp_path / "p" / "rollouts" / "step-00003.jsonl", RolloutRow)
-    assert alarm["action"] == "warn" and alarm["answers"] == [2, 0]
+    assert alarm["action"] == "warn" and alarm["answers"] == [7, 0]
     assert alarm["ids"] == [written[i].id for i in alarm["answers"]]
 
 
