@@ -176,7 +176,8 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
     measured: int | None = None
     if reason != "guard":
         state, verdict, _ = watch(state, config.evaluation.samples)
-        measured, reason = state.step, stop_of(verdict) or reason
+        measured = state.step
+        reason = stop_of(verdict) or reason
     print(f"stop={reason} after {state.step} steps, {state.episodes} answers", flush=True)
     # what is measured last is what is exported
     final = guard.go_back(state, setup.roles) if reason == "guard" else state.step
