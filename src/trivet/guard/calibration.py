@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trivet import __version__
-from trivet.artifacts import SCHEMA_VERSION, read_json, row_error, write_json
+from trivet.artifacts import read_json, row_error, write_json
 from trivet.errors import TrivetError
 from trivet.guard.base import Signal, Source, StepRecord
 from trivet.guard.detector import (
@@ -50,7 +50,7 @@ class Calibration(BaseModel):
     """What a guard tests with. Made by `fit`, kept as JSON."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     kind: Literal["guard calibration"] = "guard calibration"
     version: int = VERSION
     note: str = ""

@@ -41,7 +41,7 @@ class Shift(NamedTuple):
     """s_0, the baseline's standard deviation over answers; 1 for a signal that has a unit of its own."""
     variance: float
     """Of the record's answers, squared units; of paired differences over prompts; or of the difference itself."""
-    count: int
+    count: int  # type: ignore[assignment]  # tuple has a method of this name
     """What `variance` is divided by: answers, prompts, or 1."""
     base: int
     """Answers of the baseline; 0 where `variance / count` already is the whole variance of the difference."""

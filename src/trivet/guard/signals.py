@@ -112,7 +112,7 @@ def kind_of(key: str) -> SignalKind:
 class Moments(NamedTuple):
     """Of a column at the baseline."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # tuple has a method of this name
     mean: float
     std: float
 
