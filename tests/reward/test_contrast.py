@@ -127,7 +127,7 @@ def test_repeated_keeps_the_length_and_loses_the_end() -> None:
     one = worse("repeated", "The moon pulls at the sea, and so the water rises.")
     assert one == "The moon pulls at the The moon pulls at the The."
     three = "The moon pulls at the sea. So the water rises and falls, twice a day, everywhere. It is called the tide."
-    assert worse("repeated", three) == " ".join(["The moon pulls at the sea."] * 4)
+    assert worse("repeated", three) == " ".join(["The moon pulls at the sea."] * 3)
     assert reason("repeated", "Yes, of course.") == "fewer than 6 words of prose"
 
 
