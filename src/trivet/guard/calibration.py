@@ -265,8 +265,8 @@ def _spreads(runs: Sequence[Trace], names: Sequence[str]) -> tuple[dict[str, flo
         beyond = []
         for shift in shifts:
             s = max(shift.spread, floors.get(name, 0.0))
-            noise = max(shift.variance, s * s) / shift.count + s * s / shift.base if shift.base else \
-                shift.variance / shift.count
+            noise = max(shift.variance, s * s) / shift.n + s * s / shift.base if shift.base else \
+                shift.variance / shift.n
             beyond.append((shift.difference**2 - noise) / s**2)
         drifts[name] = max(math.sqrt(max(statistics.fmean(beyond), 0.0)), kind_of(name).drift / 5)
     return floors, drifts
