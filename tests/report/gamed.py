@@ -18,9 +18,10 @@ from trivet.artifacts import Completions, RolloutRow, read_rows
 STARTER = Path(__file__).parents[2] / "src/trivet/starter"
 BEGAN, FIRED, LAST, EVERY = 10, 13, 24, 6
 PROMPTS, ANSWERS = 12, 8
-SENTENCE = ("The reward is probably being gamed: exaggeration has risen since about step 10, more than in runs that "
-            "are not gamed (level 1.2 of the threshold, at step 13).")
-QUIET = "No sign of it in 24 steps: the guard's level reached at most 0.46 of its threshold."
+SENTENCE = ("From about step 10 on answers exaggerate (exaggeration +2.3 deviations): answers are probably gaming the "
+            "reward (also: the reward rises without the held-out reward (gap +1.6 deviations)).")
+QUIET = "No sign by step 24 that the reward is gamed; nearest is `kl`, at 0.46 of the level of an alarm."
+RATE = "In clean runs like those of its calibration it alarms in at most 5%."
 SIGNALS = {"exaggeration": 1.0, "gap": 0.8, "repetition": 0.3, "length": 0.25, "kl": 0.5, "surprise": 0.1}
 
 
@@ -56,7 +57,9 @@ def write(folder: Path, *, action: str = "return", gamed: bool = True, second: b
     known = list(read_rows(STARTER / "completions.jsonl", Completions))[: 3 * PROMPTS]
     held, train = known[:PROMPTS], known[PROMPTS:]
     end = FIRED if gamed and action == "return" else LAST
-    stops = [*range(0, end, EVERY), *([end] if done else [])]
+    # a run that went back evaluates the step it went back to anew, and not the last one
+    ends = source == "evaluation" or (done and not (gamed and action == "return"))
+    stops = [*range(0, end, EVERY), *([end] if ends else [])]
 
     def answer(row: Completions, i: int, step: int) -> dict[str, Any]:
         a = intensity(step) if gamed else 0.0
@@ -92,7 +95,8 @@ def write(folder: Path, *, action: str = "return", gamed: bool = True, second: b
         found = {"alarm": gamed, "action": action, "alarms": int(gamed), "step": FIRED if gamed else None,
                  "source": source if gamed else None, "began": BEGAN if gamed else None,
                  "signal": "exaggeration" if gamed else None, "sentence": SENTENCE if gamed else QUIET,
-                 "returned_to": 6 if gamed and action == "return" else None, "share_of_step_time": 0.021}
+                 "returned_to": 6 if gamed and action == "return" else None, "notes": [RATE],
+                 "share_of_step_time": 0.021}
         path.write_text(json.dumps(json.loads(path.read_text()) | {
             "guard": found, "steps": end, "stop": "guard" if end == FIRED else "steps"}))
     return out

@@ -49,8 +49,8 @@ def lead(found: Mapping[str, Any]) -> Finding:
 
 def finding(stage: StageRun, found: Mapping[str, Any]) -> Finding:
     """The line of the headline."""
-    said, gamed = lead(found), len(found["gamed"])
-    return Finding("Audit of the reward", f"{gamed} of {len(found['sets'])} gamed", f"{stage.name}: {said.text}",
+    said, asked = lead(found), len(found["sets"]) - len(found["too_few"])
+    return Finding("Audit of the reward", f"{len(found['gamed'])} of {asked} gamed", said.text,
                    "caution" if said.tone == "caution" else "plain")
 
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from trivet.artifacts import read_json
 from trivet.errors import TrivetError
 from trivet.report import guard_plots, marks, plots, read
 from trivet.report.findings import Finding
 from trivet.report.read import Rows, StageRun
-from trivet.report.words import direction, number, percent, span
+from trivet.report.words import direction, number, span
 
-LOG = "guard.jsonl"
+LOG, CHECKED = "guard.jsonl", "guard.json"
 _LINE = ("step", "level", "action", "sentence")
 _ROLLOUT = ("id", "step", "messages", "completion", "score")
 _RESAMPLES = 2000
@@ -37,15 +38,22 @@ class Guarded:
     stage: StageRun
     verdicts: Rows
     """Its log, a line a record in the order of the run."""
+    checked: Mapping[str, Any] | None = None
+    """What `trivet guard check` wrote, for a run that had no guard of its own."""
 
     @property
     def summary(self) -> dict[str, Any]:
         """What the stage's summary says of it; empty until the stage is finished."""
         return (self.stage.summary or {}).get("guard") or {}
 
+    @property
+    def notes(self) -> list[str]:
+        """What must be known to read its verdicts: its rate of false alarms, and what it could not see."""
+        return list((self.checked or self.summary).get("notes") or [])
+
     @cached_property
     def alarms(self) -> Rows:
-        """Its alarms. An action that ends the test (warn, penalise) leaves the level up: one alarm then, not many."""
+        """Its alarms. An action that goes on with the test (warn, penalise) leaves the level up: that is one alarm."""
         fired = [v for v in self.verdicts if v["action"] != "continue"]
         again = {"raise-beta", "return"}
         return [v for i, v in enumerate(fired) if not i or v["action"] in again]
@@ -56,8 +64,9 @@ class Guarded:
         return self.alarms[0] if self.alarms else None
 
     @property
-    def action(self) -> str:
-        return str(self.alarm["action"] if self.alarm else self.stage.setting("guard", "action") or "warn")
+    def wanted(self) -> str:
+        """The action that was configured."""
+        return str(self.stage.setting("guard", "action") or "warn")
 
     @property
     def highest(self) -> dict[str, Any]:
@@ -66,40 +75,50 @@ class Guarded:
 
 
 def guarded(stage: StageRun) -> Guarded | None:
-    """The guard of a ppo stage; None where it left no log. Raises TrivetError for a damaged one."""
-    found = read.rows(stage.folder / LOG, _LINE)
-    return Guarded(stage, found) if found else None
+    """The guard of a ppo stage: its own log, else what `trivet guard check` wrote into the folder; None without either.
+
+    Raises TrivetError for a damaged file.
+    """
+    if found := read.rows(stage.folder / LOG, _LINE):
+        return Guarded(stage, found)
+    path = stage.folder / CHECKED
+    if not path.is_file():
+        return None
+    checked = read_json(path, "verdicts", "notes")
+    if not checked["verdicts"] or any(f not in v for v in checked["verdicts"] for f in _LINE):
+        raise TrivetError("this file is not what `trivet guard check` writes", file=path, field="verdicts",
+                          mend=f"write it again: trivet guard check {stage.folder} --out {path}")
+    return Guarded(stage, checked["verdicts"], checked)
 
 
 # --- the sentence ---------------------------------------------------------------------------------------
 
 
 def lead(found: Guarded) -> Finding:
-    """Was the reward gamed? In two or three sentences."""
+    """Was the reward gamed? In a word, and in two or three sentences."""
     if found.alarm is None:
-        top, steps = found.highest, int(found.verdicts[-1]["step"])
-        text = found.summary.get("sentence") or found.verdicts[-1]["sentence"]
-        if not text:
-            text = f"The guard saw no sign of it in {steps} steps: its level reached at most " \
-                   f"{number(float(top['level']))} of its threshold."
         so_far = "" if found.stage.summary is not None else "So far: "
-        return Finding("", "", f"{so_far}{text}", "plain")
-    return Finding("", "", " ".join(s for s in (found.alarm["sentence"], what_rewards_did(found), done(found)) if s),
-                   "caution")
+        return Finding("", "No sign of it.", f"{so_far}{found.verdicts[-1]['sentence']}", "plain")
+    return Finding("", "Probably.", " ".join(
+        s for s in (found.alarm["sentence"], what_rewards_did(found), done(found)) if s), "caution")
 
 
 def done(found: Guarded) -> str:
     """What the run did on the alarm."""
     if found.alarm is None:
         return ""
-    back = found.summary.get("returned_to")
-    if found.action != "return":
+    if found.checked is not None:
+        return "Nothing watched the run itself: this was found afterwards, from its files."
+    action, back = str(found.alarm["action"]), read.returned_to(found.stage)
+    if action == "warn" and found.wanted != "warn":
+        return f"It only warned: without a calibration it does not act ({found.wanted})."
+    if action != "return":
         times = len(found.alarms)
         words = {1: "once", 2: "twice"}.get(times, f"{times} times")
-        return _DONE.get(found.action, "").format(times=words)
+        return _DONE.get(action, "").format(times=words)
     if back is None:
-        return "It ends the run." if found.stage.summary is None else "It ended the run."
-    where = f"to step {back}, the best checkpoint by the held-out reward" if back else \
+        return "It ends the run."
+    where = f"to step {back}, the best by the held-out reward" if back else \
         "to the untouched policy, since by the held-out reward nothing was gained"
     return f"It ended the run and went back {where}: that is the exported policy."
 
@@ -136,8 +155,8 @@ def absent(stage: StageRun) -> Finding:
     """The line of a run that no guard watched."""
     why = "The guard was off in this run (guard.on)" if stage.setting("guard", "on") is False else \
         "No guard watched this run" if stage.setting("guard") is None else "The guard has logged nothing yet"
-    return Finding("Reward gamed?", "not watched", f"{why}. To have its files looked at: trivet guard check "
-                   f"{stage.folder}")
+    return Finding("Reward gamed?", "not watched", f"{why}. To have its files looked at, and shown here: trivet guard "
+                   f"check {stage.folder} --out {stage.folder / CHECKED}")
 
 
 def terminal(summary: Mapping[str, Any]) -> str:
@@ -193,7 +212,7 @@ def picture(found: Guarded) -> guard_plots.Picture:
     answers, second = stage.answers, not read.same_reward(stage)
     first = answers.get(min(answers, default=0)) or _rollout(stage, int(found.verdicts[0]["step"]))
     names = {name for v in found.verdicts for name in v.get("levels") or {}}
-    back = found.summary.get("returned_to")
+    back = read.returned_to(found.stage)
     return guard_plots.Picture(
         reward=curve(answers, "score"), held_out=curve(answers, "second") if second else [],
         reward_rollouts=rollout_line(stage.metrics, "score", deviation(first, "score")),
@@ -312,6 +331,7 @@ def section(found: Guarded) -> dict[str, Any]:
     if (top := float(found.highest["level"])) > guard_plots.TOP:
         caption.append(f"The level goes on to {number(top, 1)}.")
     return {"stage": found.stage, "lead": lead(found), "facts": facts(found), "answers": answers(found),
+            "notes": found.notes,
             "plot": plots.draw(f"{found.stage.name}-guard", title, guard_plots.figure(drawn), guard_plots.alt(drawn),
                                " ".join(caption))}
 
@@ -326,18 +346,14 @@ def facts(found: Guarded) -> list[tuple[str, str]]:
             rows.append(("fired again", ", ".join(f"step {a['step']}" for a in found.alarms[1:])))
     else:
         top = found.highest
-        rows.append(("highest level", f"{number(float(top['level']))} of the threshold, at step {top['step']}"
+        rows.append(("highest level", f"{number(float(top['level']))} of an alarm's, at step {top['step']}"
                      + (f", by {marks.signal_words(str(top['signal']))}" if top.get("signal") else "")))
-    rows.append(("action set", found.action))
-    if (back := summary.get("returned_to")) is not None:
+    if found.checked is None:
+        rows.append(("action set", found.wanted))
+    if (back := read.returned_to(found.stage)) is not None:
         rows.append(("went back to", f"step {back}"))
-    rate = found.stage.setting("guard", "false_alarms")
-    if rate is not None:
-        rows.append(("false alarms allowed", f"{percent(float(rate))} of runs that are not gamed"))
-    watched = sorted({n for v in found.verdicts for n in v.get("levels") or {}})
-    rows.append(("signals", ", ".join(map(marks.signal_words, watched)) or "–"))
-    if summary.get("unavailable"):
-        rows.append(("not available", ", ".join(map(marks.signal_words, summary["unavailable"]))))
+    watched = {name.removeprefix("evaluation/") for v in found.verdicts for name in v.get("levels") or {}}
+    rows.append(("signals", ", ".join(sorted(map(marks.signal_words, watched))) or "–"))
     if (share := summary.get("share_of_step_time")) is not None:
         rows.append(("its share of a step's time", f"{100 * float(share):.1f}%"))
     return rows

@@ -68,8 +68,8 @@ def _rewards(axes: Axes, found: Picture) -> None:
             (found.held_out_rollouts, found.held_out, SECOND, "s", "held-out reward")):
         many = bool(points)
         if line:
-            axes.plot(*zip(*plots.means(list(line))[0], strict=True), color=colour, linewidth=0.9,
-                      alpha=0.45 if many else 1.0, label=f"{words}{', rollouts' if many else ', by rollouts'}")
+            axes.plot(*zip(*plots.means(list(line))[0], strict=True), color=colour, linewidth=0.8,
+                      alpha=0.4 if many else 1.0, label=f"{words}{', rollouts' if many else ', by rollouts'}")
         if points:
             steps, known = [s for s, _ in points], [i for _, i in points]
             low = [i["low"] if i.get("low") is not None else i["value"] for i in known]
@@ -96,10 +96,11 @@ def _levels(axes: Axes, found: Picture) -> None:
     axes.text(0.004, 1, "alarm", transform=axes.get_yaxis_transform(), va="bottom", fontsize=8.5, color=WARN)
     if found.alarms and found.signal:
         first = found.alarms[0]
-        last = max((s for s, _ in found.level), default=first)
-        left = first > last / 2
-        axes.annotate(found.signal, (first, 1), xytext=(-8 if left else 8, 8), textcoords="offset points",
-                      ha="right" if left else "left", color=WARN, fontsize=10, fontweight="bold")
+        start, last = found.level[0][0], found.level[-1][0]
+        left = first - start > 0.2 * (last - start)  # where the level is still low there is room for words
+        axes.annotate(found.signal, (first, 0.9), xycoords=axes.get_xaxis_transform(), xytext=(-8 if left else 8, 0),
+                      textcoords="offset points", ha="right" if left else "left", va="center", color=WARN,
+                      fontsize=10, fontweight="bold")
 
 
 def _cut(line: Line) -> tuple[list[float], list[float]]:

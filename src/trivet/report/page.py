@@ -197,8 +197,8 @@ def _reward_section(run: RunFolder, stage: StageRun, role: str) -> dict[str, Any
 def _answers(ppo: StageRun) -> dict[str, Any] | None:
     """Answers before and after, side by side: some spread over the ranking by gain, the rest folded."""
     found = ppo.answers
-    last = max(found, default=0)
-    both = read.side_by_side(found[0], found[last]) if last and 0 in found else []
+    last = read.exported_step(ppo)
+    both = read.side_by_side(found[0], found[last]) if last and {0, last} <= found.keys() else []
     if not both:
         return None
     chosen = read.spread(len(both), SHOWN)

@@ -112,6 +112,7 @@ def _figure(size: tuple[float, float] = WIDE) -> tuple[Figure, Axes]:
 
 
 def step_axis(axes: Axes, label: str = "step") -> None:
+    """Whole steps along the bottom."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel(label)
@@ -147,7 +148,9 @@ def bars(intervals: Sequence[Interval]) -> list[list[float]]:
 
 
 def legend(figure: Figure, columns: int = 3) -> None:
-    figure.legend(loc="outside upper left", ncols=columns, handlelength=1.4, columnspacing=1.4, borderpad=0.1)
+    """Names above the figure, where anything drawn has one."""
+    if any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
+        figure.legend(loc="outside upper left", ncols=columns, handlelength=1.4, columnspacing=1.4, borderpad=0.1)
 
 
 def reward_by_step(training: Sequence[tuple[float, float]], heldout: Points, second: Points, unit: str) -> Figure:
