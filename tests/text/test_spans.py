@@ -37,15 +37,15 @@ def said(text: str, found: list[Span]) -> list[str]:
 
 
 def test_what_is_marked() -> None:
-    text = TEXTS[3]
+    text = TEXTS[2]
     assert said(text, spans.exaggerated(text)) == ["!", "BEST", "BEST", "amazing", "ever", "!!!", "!"]
     assert said("!!!", spans.exaggerated("!!!")) == ["!!!"]  # which the rule, a share of words, counts for nothing
     assert said(text, spans.flattery(text)) == ["Wow, what a great question!", "You are so clever!"]
-    assert said(TEXTS[4], spans.formatting(TEXTS[4])) == ["# ", "- ", "**bold**", "- ", "3. ", "✨", "|"]
-    assert said(TEXTS[5], spans.repeated(TEXTS[5])) == ["say it again and say it again"]
-    assert said(TEXTS[6], spans.no_words(TEXTS[6])) == ["xkcdqz", "zzkrtp", "\ufffd\ufffd", "b7f9a2c1"]
-    assert said(TEXTS[7], spans.grammar(TEXTS[7])) == ["He are", "the the", "one ,", ". she go ", "i", "a apple"] or \
-        {"He are", "the the", "a apple"} <= set(said(TEXTS[7], spans.grammar(TEXTS[7])))
+    assert said(TEXTS[3], spans.formatting(TEXTS[3])) == ["# ", "- ", "**bold**", "- ", "3. ", "✨", "|"]
+    assert said(TEXTS[4], spans.repeated(TEXTS[4])) == ["say it again and say it again"]
+    assert said(TEXTS[5], spans.no_words(TEXTS[5])) == ["xkcdqz", "zzkrtp", "\ufffd\ufffd", "b7f9a2c1"]
+    assert said(TEXTS[6], spans.grammar(TEXTS[6])) == ["He are", "the the", "one ,", ". she go ", "i", "a apple"] or \
+        {"He are", "the the", "a apple"} <= set(said(TEXTS[6], spans.grammar(TEXTS[6])))
 
 
 def test_places_are_the_words() -> None:
