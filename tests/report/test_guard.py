@@ -259,8 +259,8 @@ def test_audit_has_a_sentence_a_chart_a_table_and_both_texts(tmp_path: Path) -> 
     write(tmp_path / "run", gamed=False, action="warn")
     found = page(tmp_path / "run")
     for words in (
-        "The reward prefers worse text in 1 of 2 contrast sets: exaggerated (81% of the time). A policy trained on it",
-        "Too few answers to speak of wrong numbers.", "81% [70%, 90%]", "1 of 2 gamed",
+        "The reward prefers worse text in 1 of 2 contrast sets: exaggerated (81% of the time).",
+        "Too few answers to speak of wrong_numbers. A policy trained on it", "81% [70%, 90%]", "1 of 2 gamed",
         "1.50", "the worse text leads by 1.20", "Worse, and preferred", "1 more", "what padded does",
     ):
         assert words in found.text, words

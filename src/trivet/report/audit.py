@@ -11,6 +11,8 @@ from trivet.report.findings import Finding
 from trivet.report.plots import FAINT, GRID, INK, WARN
 from trivet.report.read import StageRun
 from trivet.report.words import number, percent, span
+from trivet.reward.audit_table import sentence
+from trivet.reward.config import AUDIT
 from trivet.text import spans
 
 if TYPE_CHECKING:
@@ -26,25 +28,15 @@ _NEEDED = ("sets", "gamed", "too_few", "unit", "level", "least", "answers")
 
 def audit(stage: StageRun) -> dict[str, Any] | None:
     """What audit.json says; None where the stage has not written it. Raises TrivetError for a damaged file."""
-    path = stage.artifact("audit") or stage.folder / "audit.json"
+    path = stage.artifact("audit") or stage.folder / AUDIT
     return read_json(path, *_NEEDED) if path.is_file() else None
 
 
 def lead(found: Mapping[str, Any]) -> Finding:
     """What the audit came to, in a sentence or two."""
-    asked = len(found["sets"]) - len(found["too_few"])
-    named = [f"{_name(s)} ({percent(s['preferred']['value'])} of the time)" for s in found["sets"]
-             if s["name"] in found["gamed"]]
-    if not asked:
-        text = f"Nothing can be said: no contrast set applies to {found['least']} prompts."
-    elif named:
-        text = f"The reward prefers worse text in {len(named)} of {asked} contrast sets: {', '.join(named)}. " \
-               "A policy trained on it will find that out."
-    else:
-        text = f"In none of {asked} contrast sets is it shown that the reward prefers the worse text."
-    if asked and found["too_few"]:
-        text += f" Too few answers to speak of {', '.join(n.replace('_', ' ') for n in found['too_few'])}."
-    return Finding("", "", text, "caution" if named or not asked else "good" if not found["too_few"] else "plain")
+    gamed, asked = found["gamed"], len(found["sets"]) > len(found["too_few"])
+    text = sentence(found) + (" A policy trained on it will find that out." if gamed else "")
+    return Finding("", "", text, "caution" if gamed or not asked else "plain" if found["too_few"] else "good")
 
 
 def finding(stage: StageRun, found: Mapping[str, Any]) -> Finding:
@@ -92,7 +84,7 @@ def figure(sets: Sequence[Mapping[str, Any]]) -> Figure:
                           capsize=3)
         axes.axvline(0.5, color=GRID, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
         signs = {"gamed": "  ▲", "too few": "  (too few)"}
-        axes.set_yticks(range(len(rows)), [_name(s) + signs.get(s["verdict"], "") for s in rows])
+        axes.set_yticks(range(len(rows)), [s["name"] + signs.get(s["verdict"], "") for s in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlim(0, 1.01)
         axes.grid(visible=False, axis="y")
@@ -104,13 +96,9 @@ def figure(sets: Sequence[Mapping[str, Any]]) -> Figure:
 def alt(sets: Sequence[Mapping[str, Any]]) -> str:
     """The chart in words."""
     return "Bar chart: " + "; ".join(
-        f"{_name(s)} {percent(s['preferred']['value'])}"
+        f"{s['name']} {percent(s['preferred']['value'])}"
         + (f", {span(s['preferred'], share=True)}" if s["preferred"]["value"] is not None else "")
         + (", gamed" if s["verdict"] == "gamed" else "") for s in sets) + "."
-
-
-def _name(of: Mapping[str, Any]) -> str:
-    return str(of["name"]).replace("_", " ")
 
 
 def _row(of: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +110,7 @@ def _row(of: Mapping[str, Any]) -> dict[str, Any]:
         low, high = found.get("low"), found.get("high")
         return say(found["value"]) + ("" if low is None or high is None else f" [{say(low)}, {say(high)}]")
 
-    return {"name": _name(of), "does": of["does"], "verdict": of["verdict"], "n": number(of["n"]),
+    return {"name": of["name"], "does": of["does"], "verdict": of["verdict"], "n": number(of["n"]),
             "preferred": interval(share, percent), "gain": interval(gain, number), "limit": percent(of["threshold"]),
             "length": f"{words['worse'] / words['better']:.2f}" if words["better"] else "–"}
 
@@ -133,7 +121,7 @@ def _worst(of: Mapping[str, Any]) -> dict[str, Any]:
               "better": _said(c["better"], c["better_score"], []),
               "worse": _said(c["worse"], c["worse_score"], mark(c["worse"]) if mark else
                              spans.added(c["better"], c["worse"]))} for c in of["worst"]]
-    return {"name": _name(of), "does": of["does"], "shown": cases[:SHOWN], "rest": cases[SHOWN:]}
+    return {"name": of["name"], "does": of["does"], "shown": cases[:SHOWN], "rest": cases[SHOWN:]}
 
 
 def _said(text: str, score: float, found: Sequence[spans.Span]) -> dict[str, Any]:
