@@ -96,6 +96,15 @@ def test_quiet_run_says_so_and_shows_no_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_guard_that_could_see_nothing_says_not_known(tmp_path: Path) -> None:
+    out = write(tmp_path / "run", gamed=False, action="warn")
+    rows = [json.loads(line) for line in (out / "guard.jsonl").read_text().splitlines()]
+    (out / "guard.jsonl").write_text("".join(json.dumps(r | {"levels": {}, "level": 0.0, "signal": None}) + "\n"
+                                             for r in rows))
+    assert "Was the reward gamed? Not known." in page(tmp_path / "run").text
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_without_held_out_reward_it_is_said(tmp_path: Path) -> None:
     write(tmp_path / "run", second=False, action="warn")
     text = page(tmp_path / "run").text

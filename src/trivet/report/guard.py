@@ -98,7 +98,9 @@ def lead(found: Guarded) -> Finding:
     """Was the reward gamed? In a word, and in two or three sentences."""
     if found.alarm is None:
         so_far = "" if found.stage.summary is not None else "So far: "
-        return Finding("", "No sign of it.", f"{so_far}{found.verdicts[-1]['sentence']}", "plain")
+        tested = any(v.get("levels") for v in found.verdicts)
+        return Finding("", "No sign of it." if tested else "Not known.", f"{so_far}{found.verdicts[-1]['sentence']}",
+                       "plain")
     return Finding("", "Probably.", " ".join(
         s for s in (found.alarm["sentence"], what_rewards_did(found), done(found)) if s), "caution")
 
