@@ -282,7 +282,7 @@ def _earlier(stage: StageRun, prompts: set[str], before: int) -> dict[str, dict[
 
 
 def answers(found: Guarded) -> dict[str, Any] | None:
-    """The telling answers with marked text, beside each an early one to its prompt; None without an alarm that has some."""
+    """The telling answers with marked text, beside each an early one to its prompt; None where an alarm named none."""
     if found.alarm is None or not (found.alarm.get("ids") or found.alarm.get("answers")):
         return None
     stage, alarm = found.stage, found.alarm
