@@ -314,7 +314,7 @@ def _said(row: Mapping[str, Any], marker: marks.Marker) -> dict[str, Any]:
     meta += [("tokens", number(row["tokens"]))] if row.get("tokens") is not None else []
     return {"parts": marks.parts(text, spans), "kinds": {s.kind for s in spans}, "meta": meta,
             "marked": marks.counted(spans), "step": int(row["step"]),
-            "ended": {True: "ended itself", False: "cut off"}.get(row.get("ended"), "")}
+            "ended": "" if row.get("ended") is None else "ended itself" if row["ended"] else "cut off"}
 
 
 # --- the section ----------------------------------------------------------------------------------------

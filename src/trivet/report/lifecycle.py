@@ -22,7 +22,8 @@ from trivet.report.read import RunFolder, StageRun, read_run
 from trivet.report.words import duration
 
 PHASES = {
-    "prompt": ("sample", "check"), "fine-tune": ("sft", "dpo"), "rank": ("pairs", "label"), "reward": ("reward",),
+    "prompt": ("sample", "check"), "fine-tune": ("sft", "dpo"), "rank": ("pairs", "label"),
+    "reward": ("reward", "audit"),
     "PPO": ("ppo",), "compress": ("prune", "quantize", "distill", "compress"), "evaluate": ("score", "evaluate"),
 }
 OTHER = "other"

@@ -65,7 +65,7 @@ def context(run: RunFolder) -> dict[str, Any]:
     figures = read.ppo_figures(ppo) if ppo else {}
     judges = read.judges(run, ppo)
     watched = {s.name: found for s in run.of("ppo") if (found := guard.guarded(s))}
-    audited = {s.name: found for s in run.of("audit") if (found := audit.audit(s)) is not None}
+    audited = {s.name: told for s in run.of("audit") if (told := audit.audit(s)) is not None}
     alone = next(iter(audited.values())) if audited and run.single else None
     return {
         "run": run, "version": __version__,
