@@ -35,16 +35,17 @@ def gamed(tmp_path_factory: pytest.TempPathFactory) -> Page:
 def test_sentence_stands_on_top(gamed: Page) -> None:
     question = gamed.text.index("Was the reward gamed? Probably. " + SENTENCE)
     assert question < gamed.text.index("Held-out reward 0.01")  # before the findings
-    assert "It ended the run and went back to step 6, the best by the held-out reward: that is the " \
+    assert "It ended the run and went back to step 6, the best by the held-out reward model: that is the " \
            "exported policy." in gamed.text
-    assert re.search(r"From step 6 to step 12 the reward rose by [\d.]+ deviations \(95% interval [\d.]+ to [\d.]+\), "
-                     r"the held-out reward fell by", gamed.text)
+    assert re.search(r"From step 6 to step 12, on the fixed prompts, the reward it was trained on rose by [\d.]+ "
+                     r"deviations \(95% interval [\d.]+ to [\d.]+\), "
+                     r"that of the held-out reward model fell by", gamed.text)
     assert "the guard ended it (stop=guard)" in gamed.text
 
 
 def test_plot_has_the_curves_and_the_marks(gamed: Page) -> None:
     alt = next(a["aria-label"] for t, a in gamed.tags if t == "svg" and "guard" in a["aria-label"])
-    for words in ("reward +", "held-out reward −", f"the change began at step {BEGAN}",
+    for words in ("reward +", "held-out reward model −", f"the change began at step {BEGAN}",
                   f"the guard fired at step {FIRED}, by exaggeration", "the run went back to step 6"):
         assert words in alt, words
     for words in ("reward it was trained on", "held-out reward", f"change began: step {BEGAN}",

@@ -120,8 +120,8 @@ def done(found: Guarded) -> str:
         return _DONE.get(action, "").format(times=words)
     if back is None:
         return "It ends the run."
-    where = f"to step {back}, the best by the held-out reward" if back else \
-        "to the untouched policy, since by the held-out reward nothing was gained"
+    where = f"to step {back}, the best by the held-out reward model" if back else \
+        "to the untouched policy, since by the held-out reward model nothing was gained"
     return f"It ended the run and went back {where}: that is the exported policy."
 
 
@@ -141,8 +141,8 @@ def what_rewards_did(found: Guarded) -> str:
     if gains["score"] is None or gains["second"] is None:
         return ""
     words = [f"{name} {_moved(gain)}" for name, gain in
-             (("the reward", gains["score"]), ("the held-out reward", gains["second"]))]
-    return f"From step {before} to step {last} {words[0]}, {words[1]}."
+             (("the reward it was trained on", gains["score"]), ("that of the held-out reward model", gains["second"]))]
+    return f"From step {before} to step {last}, on the fixed prompts, {words[0]}, {words[1]}."
 
 
 def _moved(gain: Mapping[str, Any]) -> str:

@@ -65,7 +65,7 @@ def figure(found: Picture) -> Figure:
 def _rewards(axes: Axes, found: Picture) -> None:
     for line, points, colour, marker, words in (
             (found.reward_rollouts, found.reward, FIRST, "o", "reward it was trained on"),
-            (found.held_out_rollouts, found.held_out, SECOND, "s", "held-out reward")):
+            (found.held_out_rollouts, found.held_out, SECOND, "s", "held-out reward model")):
         many = bool(points)
         if line:
             axes.plot(*zip(*plots.means(list(line))[0], strict=True), color=colour, linewidth=0.8,
@@ -122,7 +122,7 @@ def _marks(axes: Axes, found: Picture, *, named: bool) -> None:
 def alt(found: Picture) -> str:
     """The picture in words."""
     parts = [f"{words} {number(points[-1][1]['value'], sign=True)} deviations at step {points[-1][0]:g}"
-             for words, points in (("reward", found.reward), ("held-out reward", found.held_out)) if points]
+             for words, points in (("reward", found.reward), ("held-out reward model", found.held_out)) if points]
     if found.began is not None:
         parts.append(f"the change began at step {found.began:g}")
     parts.append(f"the guard fired at step {found.alarms[0]:g}, by {found.signal}" if found.alarms else
