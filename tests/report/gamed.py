@@ -20,7 +20,7 @@ BEGAN, FIRED, LAST, EVERY = 10, 13, 24, 6
 PROMPTS, ANSWERS = 12, 8
 SENTENCE = ("From about step 10 on answers exaggerate (exaggeration +2.3 deviations): answers are probably gaming the "
             "reward (also: the reward rises without the held-out reward (gap +1.6 deviations)).")
-QUIET = "No sign by step 24 that the reward is gamed; nearest is `kl`, at 0.46 of the level of an alarm."
+QUIET = "No sign by step 24 that the reward is gamed; nearest is kl, at 0.46 of the level of an alarm."
 RATE = "In clean runs like those of its calibration it alarms in at most 5%."
 SIGNALS = {"exaggeration": 1.0, "gap": 0.8, "repetition": 0.3, "length": 0.25, "kl": 0.5, "surprise": 0.1}
 

@@ -106,6 +106,26 @@ def test_guard_that_could_see_nothing_says_not_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_silence_of_an_unrated_guard_and_rewards_that_part_are_no_all_clear(tmp_path: Path) -> None:
+    from trivet.guard.calibration import Calibration
+
+    out = write(tmp_path / "run", action="warn")  # gamed, and the guard says nothing
+    rows = [json.loads(line) | {"action": "continue", "sentence": QUIET}
+            for line in (out / "guard.jsonl").read_text().splitlines()]
+    (out / "guard.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = page(tmp_path / "run")
+    assert "Was the reward gamed? Not clear. No sign by step 24" in found.text
+    assert "Yet from step 0 to step 24, on the fixed prompts, the reward it was trained on rose by" in found.text
+    assert ("p", {"class": "lead caution"}) in found.tags
+    note = Calibration.model_construct(maxima=[]).statement(0.05)
+    assert guard.UNRATED in note
+    summary = json.loads((out / "summary.json").read_text())
+    summary["guard"]["notes"] = [note]
+    (out / "summary.json").write_text(json.dumps(summary))
+    assert "Was the reward gamed? Not known. No sign by step 24" in page(tmp_path / "run").text
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_without_held_out_reward_it_is_said(tmp_path: Path) -> None:
     write(tmp_path / "run", second=False, action="warn")
     text = page(tmp_path / "run").text

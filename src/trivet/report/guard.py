@@ -21,6 +21,8 @@ from trivet.report.read import Rows, StageRun
 from trivet.report.words import direction, number, span
 
 LOG, CHECKED = "guard.jsonl", "guard.json"
+UNRATED = "has no calibration"
+"""What a note of the guard says where no runs stand behind its threshold: then silence means little."""
 _LINE = ("step", "level", "action", "sentence")
 _ROLLOUT = ("id", "step", "messages", "completion", "score")
 _RESAMPLES = 2000
@@ -96,13 +98,28 @@ def guarded(stage: StageRun) -> Guarded | None:
 
 def lead(found: Guarded) -> Finding:
     """Was the reward gamed? In a word, and in two or three sentences."""
-    if found.alarm is None:
-        so_far = "" if found.stage.summary is not None else "So far: "
-        tested = any(v.get("levels") for v in found.verdicts)
-        return Finding("", "No sign of it." if tested else "Not known.", f"{so_far}{found.verdicts[-1]['sentence']}",
-                       "plain")
-    return Finding("", "Probably.", " ".join(
-        s for s in (found.alarm["sentence"], what_rewards_did(found), done(found)) if s), "caution")
+    if found.alarm is not None:
+        return Finding("", "Probably.", " ".join(
+            s for s in (found.alarm["sentence"], what_rewards_did(found), done(found)) if s), "caution")
+    said = found.verdicts[-1]["sentence"].replace("`", "")
+    tested = any(v.get("levels") for v in found.verdicts)
+    unrated = next((n for n in found.notes if UNRATED in n), "")
+    yet = parted(found)
+    word = "Not known." if not tested or unrated else "Not clear." if yet else "No sign of it."
+    so_far = "" if found.stage.summary is not None else "So far: "
+    return Finding("", word, " ".join(s for s in (so_far + said, unrated, yet) if s), "caution" if yet else "plain")
+
+
+def parted(found: Guarded) -> str:
+    """Where the reward rose and the held-out reward model does not confirm it: that, in a sentence; else empty."""
+    answers = found.stage.answers
+    first, last = min(answers, default=0), max(answers, default=0)
+    if first == last or read.same_reward(found.stage):
+        return ""
+    mine, other = (change(answers, field, first, last) for field in ("score", "second"))
+    if mine is None or other is None or direction(mine) != "up" or direction(other) == "up":
+        return ""
+    return f"Yet {_moves(first, last, mine, other)} Look at answers before and after."
 
 
 def done(found: Guarded) -> str:
@@ -137,12 +154,16 @@ def what_rewards_did(found: Guarded) -> str:
     last = max(answers, default=0)
     if alarm is None or before is None or last <= before or read.same_reward(found.stage):
         return ""
-    gains = {f: change(answers, f, before, last) for f in ("score", "second")}
-    if gains["score"] is None or gains["second"] is None:
+    mine, other = (change(answers, field, before, last) for field in ("score", "second"))
+    if mine is None or other is None:
         return ""
-    words = [f"{name} {_moved(gain)}" for name, gain in
-             (("the reward it was trained on", gains["score"]), ("that of the held-out reward model", gains["second"]))]
-    return f"From step {before} to step {last}, on the fixed prompts, {words[0]}, {words[1]}."
+    text = _moves(before, last, mine, other)
+    return text[0].upper() + text[1:]
+
+
+def _moves(before: int, last: int, mine: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    return f"from step {before} to step {last}, on the fixed prompts, the reward it was trained on {_moved(mine)}, " \
+           f"that of the held-out reward model {_moved(other)}."
 
 
 def _moved(gain: Mapping[str, Any]) -> str:
