@@ -22,9 +22,9 @@ from trivet.report.read import RunFolder, StageRun, read_run
 from trivet.report.words import duration
 
 PHASES = {
-    "prompt": ("sample", "check"), "fine-tune": ("sft", "dpo"), "rank": ("pairs", "label"),
-    "reward": ("reward", "audit"),
-    "PPO": ("ppo",), "compress": ("prune", "quantize", "distill", "compress"), "evaluate": ("score", "evaluate"),
+    "prompt": ("sample", "check"), "fine-tune": ("sft", "dpo"), "rank": ("pairs", "label"), "reward": ("reward",),
+    "PPO": ("ppo",), "compress": ("prune", "quantize", "distill", "compress"),
+    "evaluate": ("score", "audit", "evaluate"),
 }
 OTHER = "other"
 _COUNTS = ("seconds", "gpu_seconds", "ai_seconds", "rankings", "tokens_in", "tokens_out")
