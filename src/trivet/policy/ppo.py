@@ -367,7 +367,7 @@ def _write_rollout(run: Run, record: StepRecord) -> None:
         # a prompt may come twice in a step that spans two permutations: the place makes the id its own
         RolloutRow(id=f"{s.id}/{i}", step=record.step, messages=list(s.messages), completion=s.completion,
                    score=record.scores[i], kl=record.kl[i], ended=record.ended[i],
-                   ref_logp=record.ref_logp[i],  # type: ignore[arg-type]  # known of every rollout's answers
+                   ref_logp=record.ref_logp[i],
                    tokens=record.tokens[i], held_out=record.held_out[i], spread=record.spread[i])
         for i, s in enumerate(record.samples)])
 
