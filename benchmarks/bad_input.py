@@ -673,7 +673,7 @@ SETTINGS = [
     Case("ppo", "an adaptive KL in the loss",
          lambda p: p.ppo("rewards:none", "--kl.where", "loss", "--kl.adaptive"), "use where: reward"),
     Case("ppo", "an action of the guard that there is not",
-         lambda p: p.ppo("rewards:none", "--guard.action", "stop"), "field 'guard.action'"),
+         lambda p: p.ppo("rewards:none", "--guard.action", "stop"), "invalid choice 'stop' for argument '--guard.action'"),
     Case("ppo", "a return without a held-out reward",
          lambda p: p.ppo("rewards:none", "--guard.action", "return"), "set evaluation.reward"),
     Case("ppo", "a return by the reward trained on",
