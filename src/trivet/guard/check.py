@@ -139,7 +139,8 @@ def show(found: Checked) -> None:
 
     table = Table(title=f"signals of {escape(str(found.folder))}", title_justify="left", pad_edge=False)
     for name in ("signal", "highest level", "at step", "shift", "what it is"):
-        table.add_column(name, justify="right" if name in ("highest level", "at step") else "left")
+        table.add_column(name, justify="right" if name in ("highest level", "at step") else "left",
+                         no_wrap=name != "what it is")
     for row in found.peaks()[:SHOWN]:
         shift = "" if row["effect"] is None else f"{row['effect']:+.2f} {row['unit']}"
         table.add_row(escape(row["signal"]), f"{row['level']:.2f}", str(row["step"]), shift, escape(row["what"]))
