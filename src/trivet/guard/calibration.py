@@ -370,7 +370,7 @@ def noise_threshold(*, steps: int = 30, answers: int = 32, base: int = 64, false
 def uncalibrated(*, steps: int = 30, runs: int = 1000, seed: int = 0) -> Calibration:
     """What is used without clean runs: every signal counts alike, the threshold is `noise_threshold`'s guess."""
     return Calibration(
-        note=f"No runs: signals of weight 1, a threshold from {steps} simulated steps of drift and noise. Its rate of false "
-        "alarms on real runs is not known.", provisional=True,
+        note=f"No runs: signals of weight 1, a threshold from {steps} simulated steps of drift and noise. Its rate of "
+        "false alarms on real runs is not known.", provisional=True,
         made={"trivet": __version__, "simulation": {"steps": steps, "runs": runs, "seed": seed}},
         noise_threshold=round(noise_threshold(steps=steps, runs=runs, seed=seed), 3))
