@@ -92,7 +92,8 @@ def memory(shape: Shape, config: PlanConfig, precision: str, prompt: float, resp
     tokens = micro * (prompt / min(config.answers, micro) + response)
 
     def activations(width: int) -> float:
-        kept = kept_bytes(shape, "bfloat16" if width == 2 else "float32", config.lora.r if lora else None)
+        kept = kept_bytes(shape, "bfloat16" if width == 2 else "float32", config.lora.r if lora else None,
+                          cpu=not config.plan.gpus)
         if config.checkpoint_activations:  # the inputs of all blocks, and one block as it is computed again
             return tokens * (adapted * shape.hidden * width + kept)
         return tokens * adapted * kept
@@ -114,18 +115,19 @@ def peak(needs: list[Need], sharded: bool) -> float:
     return size("always") + max(size("rollout"), size("update"))
 
 
-def kept_bytes(shape: Shape, precision: str, rank: int | None) -> float:
+def kept_bytes(shape: Shape, precision: str, rank: int | None, *, cpu: bool) -> float:
     """What a block keeps for the backward pass, a token, without activation checkpointing; rank: of LoRA, or None.
 
-    Counted on a Llama block in a packed row: queries, keys, values and the result of attention; the inputs of the
-    linear layers (in float32, too, where float32 adapters read a bfloat16 trunk); two norms in float32; the four
-    products of the MLP. `precision` is that of the passes.
+    Counted on a Llama block in a packed row: queries, keys, values and the result of attention (on a CPU in float32
+    always, models/packed.py); the inputs of the linear layers (in float32, too, where float32 adapters read a bfloat16
+    trunk); two norms in float32; the four products of the MLP. `precision` is that of the passes.
     """
     width = 2 if precision == "bfloat16" else 4
     h, i, q, kv = shape.hidden, shape.intermediate, shape.query, shape.kv_heads * shape.head_dim
     hidden = (32 if width == 2 else 16) * h if rank else (16 if width == 2 else 24) * h
     mlp = 3 * i * width + i * (4 if rank else width)
-    return hidden + mlp + 2 * (q + kv) * width + 4 * len(shape.linears()) * (rank or 0) + 4 * shape.heads + 8
+    attention = 2 * (q + kv) * 4 + q * width if cpu and width == 2 else 2 * (q + kv) * width
+    return hidden + mlp + attention + 4 * len(shape.linears()) * (rank or 0) + 4 * shape.heads + 8
 
 
 def _critic(config: PlanConfig) -> str:
