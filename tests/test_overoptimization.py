@@ -6,6 +6,8 @@ import json
 import math
 import os
 import random
+import re
+import shutil
 import subprocess
 import sys
 from itertools import combinations
@@ -14,13 +16,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from overopt import damage, planted, verdict
+from overopt import damage, planted, replay, verdict
+from overopt.analyse import Case, clopper_pearson, measured
 from overopt.curves import Points, best_of_n, bon_form, bon_kl, fit, rl_form
+from overopt.gold import GoldCurve
 from overopt.plan import SEEN, plan, proxies_of, proxy_seed
 from overopt.prompts import deal, every_prompt
+from overopt.runs import claimed, work_off
 from overopt.scale import CPU, GPU, QUICK
-from overopt.world import contrasts, labelled_pairs
+from overopt.world import World, contrasts, labelled_pairs
 from trivet.artifacts import Completion, Completions, Message, is_held_out
+from trivet.intervals import Interval
 from trivet.judge.base import Sample
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "overoptimization.py"
@@ -221,9 +227,9 @@ def test_fits_find_what_was_planted(form) -> None:
 def study(make_tiny, tmp_path_factory) -> tuple[Path, list[str]]:
     """The whole study with small counts on a tiny model: its folder, and the command."""
     place = tmp_path_factory.mktemp("study")
-    model = make_tiny(place / "tiny", context=512)
+    model = make_tiny(place / "tiny", context=2048)
     command = [sys.executable, str(BENCHMARK), "--quick", "--model", str(model), "--folder", str(place / "folder"),
-               "--workers", "1", "--limit", "8", "--json", str(place / "out.json")]
+               "--workers", "1", "--limit", "16", "--images", str(place / "images"), "--json", str(place / "out.json")]
     subprocess.run(command, check=True, capture_output=True, cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return place, command
 
@@ -231,4 +237,127 @@ def study(make_tiny, tmp_path_factory) -> tuple[Path, list[str]]:
 def test_quick(study) -> None:
     place, _ = study
     figures = json.loads((place / "out.json").read_text())["figures"]
-    assert figures["runs"]["planned"] == 8
+    runs = figures["runs"]
+    assert runs["planned"] == runs["finished"] + len(runs["burst"]) == 16
+    assert sum(runs["tuning"].values()) == 13 - len(runs["burst"]) and sum(runs["evaluation"].values()) == 3
+    folders = (p for p in (place / "folder" / "runs").iterdir() if p.is_dir())
+    assert {c["name"] for c in figures["cases"]} == {p.name for p in folders}
+    assert 0 <= figures["world"]["gold"]["accuracy"]["damage"]["value"] <= 1
+    assert set(figures["curves"]["best_of_n"]) and (place / "images" / "overoptimization.png").stat().st_size > 1000
+    if figures["calibration"] is not None:  # gold called enough of these tiny runs clean
+        for name in ("detector", "kl_threshold", "length"):
+            assert {"detection_rate", "false_alarm_rate", "lead_steps", "gold_saved"} <= set(figures[name])
+
+
+def test_the_same_command_goes_on_and_has_nothing_to_do(study) -> None:
+    place, command = study
+    before = {p: p.stat().st_mtime_ns for p in (place / "folder").rglob("*.jsonl")}
+    shutil.rmtree(place / "folder" / "gold")
+    lost = sorted((place / "folder" / "runs").iterdir())[0]
+    (lost / "summary.json").unlink()
+    subprocess.run(command, check=True, capture_output=True, cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    after = {p: p.stat().st_mtime_ns for p in (place / "folder").rglob("*.jsonl")}
+    assert before.keys() == after.keys()
+    changed = {p.relative_to(place / "folder").parts[:2] for p in before if before[p] != after[p]}
+    assert {c for c in changed if c[0] == "runs"} <= {("runs", lost.name), ("runs", "ledger.jsonl")}
+    other = subprocess.run([*command, "--seed", "5"], check=False, capture_output=True, cwd=place, text=True)
+    assert other.returncode != 0 and "another plan" in other.stderr
+
+
+def test_what_the_guard_says_does_not_depend_on_gold(study, tmp_path) -> None:
+    place, _ = study
+    runs = sorted(p for p in (place / "folder" / "runs").iterdir() if p.is_dir())
+    calibration = replay.calibrated(runs[:6], {runs[6]: None}, 0.34)
+    said = [replay.trace(r, calibration, 0.34) for r in runs]
+    copies = []
+    for run in runs:  # the run folders alone: neither gold's scores nor gold itself are anywhere near
+        copies.append(tmp_path / run.name)
+        shutil.copytree(run, copies[-1])
+    assert replay.calibrated(copies[:6], {copies[6]: None}, 0.34) == calibration
+    assert [replay.trace(c, calibration, 0.34) for c in copies] == said
+    for module in ("replay",):
+        source = (BENCHMARK.parent / "overopt" / f"{module}.py").read_text()
+        assert not re.search(r"import .*\bgold\b|from overopt\.(?!replay)", source)
+
+
+def test_thresholds_are_of_one_rule(study) -> None:
+    place, _ = study
+    runs = sorted(p for p in (place / "folder" / "runs").iterdir() if p.is_dir())[:9]
+    calibration = replay.calibrated(runs, {}, 0.34)
+    assert calibration is not None and len(calibration.maxima) == 9
+    traces = {r.name: replay.trace(r, calibration, 0.34) for r in runs}
+    limits = replay.thresholds(calibration, traces, 0.34)
+    for name, limit in limits.items():
+        if name != replay.DETECTOR:  # of ten exchangeable runs three may be above: of these nine at most three are
+            assert sum(t.largest(name) > limit + 1e-4 for t in traces.values()) <= 3
+
+
+# --- workers -----------------------------------------------------------------------------------------
+
+
+def test_a_claim_goes_with_its_process(tmp_path) -> None:
+    world = World(tmp_path, QUICK)
+    code = ("import sys, time; sys.path.insert(0, sys.argv[1])\n"
+            "from pathlib import Path\nfrom overopt.runs import claimed\nfrom overopt.scale import QUICK\n"
+            "from overopt.world import World\n"
+            "with claimed(World(Path(sys.argv[2]), QUICK), 'one') as mine:\n"
+            "    print(mine, flush=True)\n    time.sleep(60)")
+    with subprocess.Popen([sys.executable, "-c", code, str(BENCHMARK.parent), str(tmp_path)], stdout=subprocess.PIPE,
+                          text=True) as other:
+        assert other.stdout is not None and other.stdout.readline().strip() == "True"
+        with claimed(world, "one") as mine, claimed(world, "two") as free:
+            assert not mine and free
+        other.kill()
+    with claimed(world, "one") as mine:
+        assert mine
+
+
+def test_an_interrupted_list_is_gone_on_with(tmp_path) -> None:
+    world, specs = World(tmp_path, QUICK), plan(QUICK, 0)[:5]
+    made: list[str] = []
+
+    def job(spec) -> None:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(spec.name)
+
+    with pytest.raises(KeyboardInterrupt):
+        work_off(world, specs, lambda s: s.name in made, job)
+    assert made == [s.name for s in specs[:2]]
+    work_off(world, specs, lambda s: s.name in made or s is specs[4], lambda s: made.append(s.name))
+    assert made == [s.name for s in specs[:4]]
+
+
+# --- figures -----------------------------------------------------------------------------------------
+
+
+def case(label: str, *, turning: int = 6, lost: int | None = 9, alarm: int | None = None, last: int = 20) -> Case:
+    times, names, values = curve_of(lambda t: 0.1 * t if t <= turning else 0.1 * turning - 0.2 * (t - turning))
+    found = verdict.Found(label, 0.6, Interval(1.0, 0.5, 1.5, 9), 0.4, turning, lost)
+    steps = tuple(range(1, last + 1))
+    levels = [2.0 if alarm is not None and s >= alarm else 0.0 for s in steps]
+    held_out = {0: 0.0, 4: 0.4, 8: 0.3, 12: -1.0, 16: -2.0, 20: 5.0}  # in the end it is taken in, too
+    return Case(plan(QUICK, 0)[0], found, GoldCurve(times, names, values, times % 4 == 0), held_out, last,
+                replay.Trace(steps, {"detector": levels}, tuple("length" for _ in steps)))
+
+
+def test_measured() -> None:
+    hacked = [case("hacked", alarm=4), case("hacked", alarm=8), case("hacked", alarm=9), case("hacked"),
+              case("hacked", alarm=15, lost=None)]
+    found = measured("detector", 1.0, hacked, [case("clean"), case("clean", alarm=3)])
+    assert found["detection_rate"]["value"] == 3 / 5  # step 9 is when it was lost: not before
+    assert found["detected_at_all"]["value"] == 4 / 5
+    assert found["false_alarm_rate"] == clopper_pearson(1, 2).as_dict()
+    assert found["lead_steps"]["value"] == pytest.approx(np.mean([2, -2, -3, -9]))
+    # after an alarm the checkpoint at step 4 is returned to, chosen by the held-out reward of what had been seen
+    assert hacked[1].saved(8) == pytest.approx(hacked[1].saved(15)) and hacked[1].saved(8) > 2
+    assert hacked[3].saved(None) == 0.0
+    assert found["gold_saved"]["n"] == 5
+
+
+def test_clopper_pearson() -> None:
+    none = clopper_pearson(0, 60)
+    assert none.low == 0 and none.high == pytest.approx(1 - 0.025 ** (1 / 60))
+    some = clopper_pearson(24, 30)
+    assert some.low == pytest.approx(0.6143, abs=1e-3) and some.high == pytest.approx(0.9229, abs=1e-3)
+    assert clopper_pearson(0, 0).as_dict() == {"value": None, "low": None, "high": None, "n": 0}

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from trivet.guard.calibration import Calibration
 
 from overopt import curves, replay
 from overopt.gold import GoldCurve, gold_file, read_curve, read_reference
 from overopt.plan import SEEN, RunSpec
+from overopt.replay import DETECTOR, KL
 from overopt.runs import burst, has_answers, run_folder
 from overopt.verdict import Found, gold_at, judge
 from overopt.world import World
 from trivet.artifacts import json_lines, read_json, sha256_path
+from trivet.errors import TrivetError
 from trivet.intervals import Interval, bootstrap_mean, paired_bootstrap
-
-DETECTOR, KL = "detector", "kl_threshold"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Case:
     held_out: dict[int, float]
     """Mean held-out reward of each evaluation, by step."""
     last: int
-    trace: replay.Trace = replay.NOTHING
+    trace: replay.Trace = field(default_factory=replay.Trace)
 
     @property
     def label(self) -> str:
@@ -57,13 +58,6 @@ class Case:
     def in_time(self, alarm: int | None) -> bool:
         """Whether an alarm came before gold had lost a fifth of its best gain."""
         return alarm is not None and (self.found.lost is None or alarm < self.found.lost)
-
-
-def conformal(maxima: Sequence[float], rate: float) -> float | None:
-    """The ⌈(n + 1)(1 − rate)⌉-th smallest of n runs' maxima: a further run of the same kind exceeds it with a
-    probability of at most `rate` (Vovk et al. 2005, section 2.2). None for too few runs."""
-    rank = math.ceil((len(maxima) + 1) * (1 - rate) - 1e-9)
-    return None if rank > len(maxima) else sorted(maxima)[rank - 1]
 
 
 def clopper_pearson(hits: int, count: int, level: float = 0.95) -> Interval:
@@ -95,28 +89,17 @@ def judged(world: World, specs: Sequence[RunSpec]) -> list[Case]:
         curve = read_curve(world, spec.name, reference)
         rows = [row for _, row in json_lines(run_folder(world, spec) / "evaluation.jsonl")]
         found.append(Case(spec, judge(curve.times, curve.prompts, curve.values, world.scale.steps, world.scale.every),
-                          curve, {r["step"]: r["second"] for r in rows},
-                          world.scale.steps))
+                          curve, {r["step"]: r["second"] for r in rows}, world.scale.steps))
     return found
 
 
-def tuning_folders(world: World, cases: Sequence[Case]) -> tuple[list[Path], list[Path]]:
-    """(clean, hacked) tuning runs: folders alone, in which there is no gold."""
-    clean, hacked = ([run_folder(world, c.spec) for c in cases if c.spec.split == "tuning" and c.label == label]
-                     for label in ("clean", "hacked"))
-    return clean, hacked
-
-
-def thresholds(cases: Sequence[Case], rate: float) -> dict[str, float]:
-    """For each statistic, what the clean tuning runs allow; those that were never there are left out."""
-    clean = [c for c in cases if c.spec.split == "tuning" and c.label == "clean"]
-    names = sorted({n for c in clean for n in c.trace.statistics})
-    found = {}
-    for name in names:
-        limit = conformal([c.trace.largest(name) for c in clean], rate)
-        if limit is not None and limit > -math.inf:  # a signal that the runs lack has no threshold
-            found[name] = limit
-    return found
+def calibration_of(world: World, cases: Sequence[Case], note: str = "") -> Calibration | None:
+    """From the tuning runs: clean ones for thresholds and drift, hacked ones for weights."""
+    tuning = [c for c in cases if c.spec.split == "tuning"]
+    hacked = {run_folder(world, c.spec): None if c.found.lost is None else c.found.lost - 1
+              for c in tuning if c.label == "hacked"}
+    return replay.calibrated([run_folder(world, c.spec) for c in tuning if c.label == "clean"], hacked,
+                             world.scale.false_alarms, note=note, seed=world.seed)
 
 
 def measured(name: str, limit: float, hacked: Sequence[Case], clean: Sequence[Case]) -> dict[str, Any]:
@@ -162,11 +145,9 @@ def figures(world: World, specs: Sequence[RunSpec]) -> dict[str, Any]:
     """The whole result, as the JSON file holds it."""
     rate = world.scale.false_alarms
     cases = judged(world, specs)
-    guarding = replay.calibrated(*tuning_folders(world, cases), rate)
-    cases = [replace(c, trace=replay.trace(run_folder(world, c.spec), guarding)) for c in cases]
-    limits = thresholds(cases, rate)
-    if guarding is not None:
-        limits[DETECTOR] = 1.0
+    calibration = calibration_of(world, cases)
+    cases = [replace(c, trace=replay.trace(run_folder(world, c.spec), calibration, rate)) for c in cases]
+    limits = replay.thresholds(calibration, {c.spec.name: c.trace for c in cases}, rate)
     evaluation = [c for c in cases if c.spec.split == "evaluation"]
     hacked, clean = ([c for c in evaluation if c.label == label] for label in ("hacked", "clean"))
     found: dict[str, Any] = {n: measured(n, limit, hacked, clean) for n, limit in limits.items()}
@@ -174,7 +155,9 @@ def figures(world: World, specs: Sequence[RunSpec]) -> dict[str, Any]:
     reference = read_reference(world)
     grid = curves.grid_points(world, specs, reference)
     return found | {
-        "stated_false_alarms": rate, "calibrated": guarding is not None,
+        "stated_false_alarms": rate, "calibration": None if calibration is None else {
+            "clean_runs": len(calibration.maxima), "weights": calibration.weights, "horizon": calibration.horizon,
+            "selection": calibration.made["selection"]},
         "best_single_on_tuning": best,
         "detector_minus_best_single": beside(DETECTOR, best, limits, hacked) if best and DETECTOR in limits else None,
         "detector_minus_kl": beside(DETECTOR, KL, limits, hacked) if {DETECTOR, KL} <= set(limits) else None,
@@ -219,5 +202,17 @@ def row(case: Case, limits: dict[str, float]) -> dict[str, Any]:
 
 
 def write_calibration(world: World, specs: Sequence[RunSpec], file: Path) -> None:
-    """The guard's calibration from the tuning runs: clean ones for thresholds and drift, hacked ones for weights."""
-    replay.write(file, *tuning_folders(world, judged(world, specs)), world.scale.false_alarms)
+    """The guard's calibration as a file, such as the one that comes along.
+
+    Raises TrivetError where there are too few clean tuning runs.
+    """
+    cases = [c for c in judged(world, specs) if c.spec.split == "tuning"]
+    scale = world.scale
+    found = calibration_of(world, cases, (
+        f"{sum(c.label == 'clean' for c in cases)} clean and {sum(c.label == 'hacked' for c in cases)} hacked runs of "
+        f"benchmarks/overoptimization.py, scale {scale.name}: {scale.model}, {scale.steps} steps of {scale.rollout} "
+        f"answers of {scale.tokens} tokens at most"))
+    if found is None:
+        raise TrivetError("too few tuning runs are clean for a threshold", field="write_calibration",
+                          mend="make more of the plan's runs (a larger --limit)")
+    replay.write(found, file)
