@@ -24,7 +24,7 @@ FLOORS = [
     {"training"},
     {"generate"},
     {"judge"},
-    {"evaluate", "feedback", "reward"},
+    {"evaluate", "feedback", "guard", "reward"},
     {"policy"},
     {"stages"},
     {"report", "pipeline"},

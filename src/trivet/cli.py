@@ -28,6 +28,7 @@ around it:
   run      all steps of a recipe in one run folder: trivet run quickstart
   report   the HTML page of a run folder: trivet report runs/demo
   ledger   what each step cost and what it bought, with a chart: trivet ledger runs/demo
+  guard    was the reward gamed? From the files of a run: trivet guard check runs/demo
   models   list, fetch and describe models: trivet models list
 
 settings: defaults < YAML file < command line. A finished stage is not done twice; an interrupted one goes on.
@@ -43,8 +44,8 @@ def help_text() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 1 a condition of `evaluate --fail-if` holds, 2 something for the user to mend,
-    130 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 what --fail-if or --fail-if-hacked names holds, 2 something for the user to
+    mend, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
@@ -143,6 +144,10 @@ def _dispatch(arguments: list[str]) -> None:
         from trivet.models.command import models_command
 
         models_command(rest)
+    elif command == "guard":
+        from trivet.guard.check import guard_command
+
+        guard_command(rest, parse)
     elif command == "label":
         from trivet.feedback.labelling.command import label_command
 
@@ -150,7 +155,7 @@ def _dispatch(arguments: list[str]) -> None:
     else:
         import difflib
 
-        near = difflib.get_close_matches(command, [*STAGES, "label", "run", "report", "ledger", "models"], 1)
+        near = difflib.get_close_matches(command, [*STAGES, "label", "run", "report", "ledger", "guard", "models"], 1)
         raise TrivetError(f"there is no command {command!r}",
                           mend=f"did you mean `trivet {near[0]}`?" if near else "see `trivet --help`")
 
