@@ -1363,6 +1363,82 @@ def _report_after(p: Place, name: str, text: str) -> list[str]:
     return [p.out]
 
 
+# --- guard ------------------------------------------------------------------------------------------------
+
+
+def _run(place: Place, name: str = "run", **changes: Any) -> str:
+    """A run's rollouts of two steps, four answers each. changes: of the last row."""
+    rows = [{"id": f"a{step}/{i}", "step": step, "messages": ask(f"Question {i}?"), "completion": f"answer {i} {name}",
+             "score": i / 2} for step in (1, 2) for i in range(4)]
+    rows[-1] = {k: v for k, v in (rows[-1] | changes).items() if v is not ...}
+    place.rows(f"{name}/rollouts/all.jsonl", rows)
+    return str(place.folder / name)
+
+
+def _check(**changes: Any) -> Callable[[Place], list[str]]:
+    return lambda place: ["check", _run(place, **changes)]
+
+
+def _check_with(file: str) -> Callable[[Place], list[str]]:
+    return lambda place: ["check", _run(place), "--calibration", place.text("c.json", file)]
+
+
+def _signal(body: str) -> Callable[[Place], list[str]]:
+    return lambda place: ["check", _run(place), "--signals", place.function(body)]
+
+
+_CALIBRATION: Row = {"schema_version": 1, "kind": "guard calibration", "version": 1, "signals": ["length"],
+                     "maxima": [[1.0]] * 19}
+GUARD = [
+    Case("guard", "unknown word", lambda p: ["chekc", "x"], "guard --help"),
+    Case("guard", "a run that is not there", lambda p: ["check", "nowhere"], "there is no such run folder"),
+    Case("guard", "a folder without rollouts", lambda p: ["check", p.make("x")], "no rollouts here"),
+    Case("guard", "several runs in a folder",
+         lambda p: (_run(p, "x/a"), _run(p, "x/b"), ["check", "x"])[2], "several runs here"),
+    Case("guard", "rollouts of one step alone",
+         lambda p: (p.rows("x/rollouts/1.jsonl", [{"step": 1, "prompt": "a", "completion": "b", "score": 1}]),
+                    ["check", "x"])[1], "a single step"),
+    Case("guard", "a row without its answer", _check(completion=...), "field 'completion': this field is missing"),
+    Case("guard", "a row without a score", _check(score=...), "field 'score': this field is missing"),
+    Case("guard", "a score that is NaN", _check(score=float("nan")), "field 'score'"),
+    Case("guard", "a step that is a word", _check(step="two"), "field 'step'"),
+    Case("guard", "tokens below 0", _check(tokens=-1), "field 'tokens'"),
+    Case("guard", "broken JSON in the rollouts",
+         lambda p: (p.text("x/rollouts/1.jsonl", '{"step": 1\n'), ["check", "x"])[1], "broken JSON"),
+    Case("guard", "a rollout file without rows",
+         lambda p: (p.text("x/rollouts/1.jsonl", ""), ["check", "x"])[1], "holds no rows"),
+    Case("guard", "a calibration that is not there",
+         lambda p: ["check", _run(p), "--calibration", "nothing.json"], "no such file"),
+    Case("guard", "a calibration that is none", _check_with('{"a": 1}'), "guard calibrate"),
+    Case("guard", "a calibration that is no JSON", _check_with("x"), "broken JSON"),
+    Case("guard", "a calibration of another version", _check_with(json.dumps(_CALIBRATION | {"version": 0})),
+         "made by signals of version 0"),
+    Case("guard", "a calibration with rows of another length",
+         _check_with(json.dumps(_CALIBRATION | {"maxima": [[1.0, 2.0]]})), "a number for each"),
+    Case("guard", "a rate that the calibration is too small for",
+         lambda p: [*_check_with(json.dumps(_CALIBRATION))(p), "--false-alarms", "0.01"], "needs 99"),
+    Case("guard", "a rate of 0", lambda p: ["check", _run(p), "--false-alarms", "0"], "field 'false_alarms'"),
+    Case("guard", "a signal that can't be imported",
+         lambda p: ["check", _run(p), "--signals", "nothing_here:signal"], "can't be imported"),
+    Case("guard", "a signal that is no path", lambda p: ["check", _run(p), "--signals", "signal"], "package.module"),
+    Case("guard", "a signal that raises", _signal("return 1 / 0"), "ZeroDivisionError"),
+    Case("guard", "a signal that gives words", _signal("return ['x' for _ in samples.samples]"), "gave 'x'"),
+    Case("guard", "a signal that gives too little", _signal("return [1.0]"), "gave 1 values for 4 answers"),
+    Case("guard", "a file for what was found that can't be written",
+         lambda p: ["check", _run(p), "--out", p.make("folder")], "folder"),
+    Case("guard", "a calibration from too few runs",
+         lambda p: ["calibrate", _run(p), "--out", p.out], "1 clean run; at a rate of 0.05 a threshold needs 19"),
+    Case("guard", "too few runs to choose signals by",
+         lambda p: ["calibrate", *(_run(p, f"r{i}") for i in range(19)), "--hacked", _run(p), "--out", p.out],
+         "8 more"),
+    Case("guard", "one run given twice",
+         lambda p: ["calibrate", *(_run(p, f"r{i}") for i in range(19)), "r0", "--out", p.out], "named twice"),
+    Case("guard", "two runs of the same answers",
+         lambda p: ["calibrate", *(_run(p, f"r{i}") for i in range(19)), str(p.copy(p.folder / "r0", "twin")), "--out",
+                    p.out], "the same answers as in"),
+    Case("guard", "a calibration without runs", lambda p: ["calibrate", "--out", p.out], "guard calibrate --help"),
+]
+
 # --- evaluate ---------------------------------------------------------------------------------------------
 
 
@@ -1564,7 +1640,7 @@ EVALUATIONS = [
 ]
 
 
-CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *EVALUATIONS]
+CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *GUARD, *EVALUATIONS]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 

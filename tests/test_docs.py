@@ -56,7 +56,7 @@ def test_links_and_files_are_there(path) -> None:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
     for name in re.findall(r"`((?:src|tests|recipes|benchmarks|docs)/[\w./-]+\.\w+)`", text):
         assert (ROOT / name).exists(), f"{path.name} names {name}"
-    packages = "policy|reward|judge|models|generate|training|report|data|feedback|evaluate|text"
+    packages = "policy|reward|judge|models|generate|training|report|data|feedback|evaluate|guard|text"
     for name in re.findall(rf"`((?:{packages})/\w+\.py)`", text):
         assert (ROOT / "src/trivet" / name).exists(), f"{path.name} names {name}"
 
@@ -72,7 +72,7 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
 
 def test_help_names_every_command_and_the_readme_too() -> None:
     readme = (ROOT / "README.md").read_text()
-    for name in [*STAGES, "run", "report", "ledger", "models", "label"]:
+    for name in [*STAGES, "run", "report", "ledger", "guard", "models", "label"]:
         assert f"  {name}" in help_text()
         assert f"`trivet {name}`" in readme
 
