@@ -43,8 +43,8 @@ from trivet.evaluate.catalogue import SUITES
 
 Row = dict[str, Any]
 NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
-               "timing.jsonl", "evaluation.jsonl", "evaluations", "rollouts", "checkpoints", "evidence.jsonl",
-               "answers", "scores", "speed.jsonl", "base", "judge", "grader", "reference.safetensors"}
+               "timing.jsonl", "evaluation.jsonl", "guard.jsonl", "evaluations", "rollouts", "checkpoints",
+               "evidence.jsonl", "answers", "scores", "speed.jsonl", "base", "judge", "grader", "reference.safetensors"}
 """What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a model's answers and what was
 said of them."""
 
@@ -659,6 +659,41 @@ SETTINGS = [
          lambda p: p.ppo("rewards:none", "--kl.where", "loss", "--kl.estimator", "k1"), "use k2 or k3"),
     Case("ppo", "an adaptive KL in the loss",
          lambda p: p.ppo("rewards:none", "--kl.where", "loss", "--kl.adaptive"), "use where: reward"),
+    Case("ppo", "an action of the guard that there is not",
+         lambda p: p.ppo("rewards:none", "--guard.action", "stop"), "field 'guard.action'"),
+    Case("ppo", "a return without a held-out reward",
+         lambda p: p.ppo("rewards:none", "--guard.action", "return"), "set evaluation.reward"),
+    Case("ppo", "a return by the reward trained on",
+         lambda p: p.ppo("rewards:none", "--guard.action", "return", "--evaluation.reward", "2*rewards:none"),
+         "this is the reward trained on"),
+    Case("ppo", "a lower bound without an ensemble",
+         lambda p: p.ppo("rewards:none", "--guard.action", "penalise"), "name them in guard.ensemble"),
+    Case("ppo", "a lower bound over the held-out reward",
+         lambda p: p.ppo("rewards:none", "--guard.action", "penalise", "--guard.ensemble", "a:b",
+                         "--evaluation.reward", "a:b"), "would train on it"),
+    Case("ppo", "an ensemble of the reward itself",
+         lambda p: p.ppo("rewards:none", "--guard.ensemble", "rewards:none"), "is one of it anyway"),
+    Case("ppo", "an ensemble in several scales",
+         lambda p: p.ppo("rewards:none", "--guard.ensemble", "a:b", "--no-normalise"), "one scale for all"),
+    Case("ppo", "an ensemble that is no reward model",
+         lambda p: p.ppo("trivet.judge.maths:exact_answer", "--guard.ensemble", p.tiny),
+         "this folder is no reward model"),
+    Case("ppo", "a weight of 0 to be multiplied",
+         lambda p: p.ppo("rewards:none", "--guard.action", "raise-beta", "--kl.coef", "0"), "which is 0"),
+    Case("ppo", "a guard's share above 1",
+         lambda p: p.ppo("rewards:none", "--guard.share", "1.5"), "field 'guard.share'"),
+    Case("ppo", "a guard's calibration that is not there",
+         lambda p: p.ppo("trivet.judge.maths:exact_answer", "--guard.calibration", "nowhere.json"), "no such file"),
+    Case("ppo", "a guard's calibration that is none",
+         lambda p: p.ppo(p.function("return [1.0 for _ in samples]"), "--guard.calibration",
+                         p.text("c.json", '{"schema_version": 1, "threshold": 3}')), "c.json"),
+    Case("ppo", "a guard's signal that can't be imported",
+         lambda p: p.ppo(p.function("return [1.0 for _ in samples]"), "--guard.signals", "nosuchmodule:signal"),
+         "can't be imported"),
+    Case("ppo", "a held-out reward that gives NaN",
+         lambda p: p.ppo(spec := p.function(
+             "return [1.0 for _ in samples]\n\n\ndef other(samples):\n    return [float('nan') for _ in samples]"),
+             "--evaluation.reward", spec.replace(":score", ":other")), "gave nan for sample"),
     Case("ppo", "no stop criterion",
          lambda p: p.ppo("rewards:none", "--stop.steps", "None"), "give steps, episodes or seconds"),
     Case("ppo", "no reward", lambda p: p.ppo("rewards:none", "--reward"), "reward"),

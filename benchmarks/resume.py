@@ -1,7 +1,7 @@
 """Kill each training stage with `kill -9` at random moments, run it again, and compare with an uninterrupted run.
 
-Equal means: metrics.jsonl, evaluation.jsonl, every rollout and evaluation file and every final weight, byte for
-byte. On tiny random models, so that many kills take minutes. `tests/training/test_resume.py` does the same at
+Equal means: metrics.jsonl, evaluation.jsonl, guard.jsonl, every rollout and evaluation file and every final weight,
+byte for byte. On tiny random models, so that many kills take minutes. `tests/training/test_resume.py` does the same at
 a few fixed moments.
 
     python benchmarks/resume.py [--quick] [--json FILE]
@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from common import load_average, options, report
 from conftest import WORDS, build_tiny, preference_rows
 
-COMPARED = ("metrics.jsonl", "evaluation.jsonl", "rollouts/*.jsonl", "evaluations/*.jsonl", "model/*.safetensors",
-            "reward/*.safetensors", "reward/calibration.json", "policy/*.safetensors", "evaluation.json")
+COMPARED = ("metrics.jsonl", "evaluation.jsonl", "guard.jsonl", "rollouts/*.jsonl", "evaluations/*.jsonl",
+            "model/*.safetensors", "reward/*.safetensors", "reward/calibration.json", "policy/*.safetensors",
+            "evaluation.json")
 
 
 def fixtures(folder: Path) -> dict[str, list[str]]:

@@ -143,9 +143,15 @@ class RolloutRow(Row):
     messages: list[Message]
     completion: str
     score: float
+    """By the reward trained on, in the run's scale, before any penalty."""
     kl: float
     ref_logp: float
     ended: bool
+    tokens: int | None = None
+    held_out: float | None = None
+    """By the held-out reward model; None where it was not asked, or there is none."""
+    spread: float | None = None
+    """Standard deviation over the reward and an ensemble of others; None where they were not asked."""
 
 
 R = TypeVar("R", bound=Row)

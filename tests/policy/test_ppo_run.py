@@ -150,14 +150,17 @@ def test_stop_criteria_are_named(prompt_file, tiny_model_folder, tmp_path, capsy
         assert last["kl"] <= 0.3, "the update after the budget was exceeded is not made"
 
 
-def test_a_reference_policy_is_held_by_kl(prompt_file, tiny_model_folder, tmp_path) -> None:
-    """The notes' remedy: a larger coefficient keeps the policy nearer to the reference."""
-    ends = []
+def test_the_frozen_reference_bounds_kl_and_without_it_the_policy_drifts(prompt_file, tiny_model_folder, tmp_path
+                                                                         ) -> None:
+    """The notes' remedy, of two runs that differ in the coefficient alone."""
+    kl = {}
     for coef in (0.0, 3.0):
         run(prompt_file, tiny_model_folder, tmp_path / f"c{coef}", stop={"steps": 20}, kl={"coef": coef})
         rows = [json.loads(x) for x in (tmp_path / f"c{coef}" / "metrics.jsonl").read_text().splitlines()]
-        ends.append(sum(r["kl"] for r in rows[-5:]) / 5)
-    assert ends[1] < ends[0] / 2
+        kl[coef] = [sum(r["kl"] for r in rows[k : k + 5]) / 5 for k in (5, 10, 15)]
+    assert kl[3.0][-1] < kl[0.0][-1] / 2
+    assert kl[0.0][-1] > 2 * kl[0.0][0], "without the term it goes on drifting"
+    assert max(kl[3.0]) < min(kl[0.0]), "with it it stays near from the first steps on"
 
 
 def test_two_runs_are_equal_and_another_seed_is_not(prompt_file, tiny_model_folder, tmp_path) -> None:

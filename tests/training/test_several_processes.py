@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from guarded_runs import guarded
 from resume import finish, fixtures, kill_when, lines
 from trivet.training import checkpoints
 from vllm_stand_in import StandIn
@@ -216,3 +217,26 @@ def test_a_server_that_returns_as_another_model_ends_all_with_the_step_saved(com
     assert code != 0 and output.count("to mend:") == 1 and "processed_logprobs" in output, output
     assert checkpoints.latest(home / "out" / "checkpoints").name == "step-00000001"
     assert looks == 4, "before models are loaded, at the two hand-overs, and when it has forgotten the second"
+
+
+def test_the_guard_acts_alike_on_all(tmp_path_factory) -> None:
+    """Rank 0 observes; both raise β, both end and go back, also with the policy's weights spread over them (FSDP2)."""
+    folder = tmp_path_factory.mktemp("guarded")
+    made = guarded(folder)
+    found = {
+        "beta": made["raise-beta"], "back": made["return"],
+        "full": [*made["return"], "--tune", "full", "--optimizer.lr", "5e-3", "--lora.last-layers", "None"]}
+    for name, arguments in found.items():
+        finish(arguments, folder / f"{name}-1", folder)
+    launch = Launch(folder, [[*arguments, *(FULL if name == "full" else []), "--out", str(folder / f"{name}-2")]
+                             for name, arguments in found.items()])
+    code, output = launch.wait()
+    assert code == 0, output
+    for name in found:
+        same(folder / f"{name}-1", folder / f"{name}-2")
+        one, two = (json.loads((folder / f"{name}-{n}" / "summary.json").read_text()) for n in (1, 2))
+        assert one["stop"] == two["stop"] == ("steps" if name == "beta" else "guard") and one["steps"] == two["steps"]
+        for key in ("alarm", "step", "signal", "began", "returned_to", "best_step"):
+            assert one["guard"][key] == two["guard"][key]
+        assert one["guard"]["alarm"]
+    assert output.count("guard: back to step") == 2, "rank 0 alone speaks"

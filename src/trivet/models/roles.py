@@ -118,14 +118,15 @@ class SharedTrunk:
     def __init__(
         self, base: ModelSource, dtype: torch.dtype, device: str, config: LoRA, *,
         critic: Literal["head", "separate"] | None = "head", rewards: Mapping[str, Path] | None = None,
-        critic_from: Role | None = None, four_bit: bool = False,
+        critic_from: Role | None = None, four_bit: bool = False, watching: Mapping[str, Path] | None = None,
     ) -> None:
         """critic 'separate': an adapter of its own, started from that of the reward model `critic_from`, if any;
         None: there is none, and no value head.
 
         four_bit: hold the trunk in four bits; it computes in `dtype`.
         rewards: adapter folders of reward models that stand on the same weights (see `lora.stands_on`), by
-        the role each gets.
+        the role each gets. watching: others that only look on; loaded last, so that what is trained begins as it would
+        without them.
         """
         rewards = rewards or {}
         from peft import get_peft_model
@@ -146,6 +147,8 @@ class SharedTrunk:
                 lora.load_into(self._peft, rewards[critic_from], "critic")
             else:
                 self._peft.add_adapter("critic", adapter)
+        for role, folder in (watching or {}).items():
+            lora.load_into(self._peft, folder, role)
         fuse(self._peft)
         learned = {"policy", "critic"}
         self._adapter_parameters: list[tuple[str, nn.Parameter, bool]] = []

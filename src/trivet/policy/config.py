@@ -18,6 +18,7 @@ from trivet.config import (
     StageConfig,
 )
 from trivet.generate.config import VLLM
+from trivet.guard.config import GuardConfig
 
 Estimator = Literal["gae", "rloo", "grpo", "reinforce++"]
 
@@ -177,14 +178,21 @@ class EvaluationConfig(Part):
     during: int = Field(1, ge=1)
     """Answers a prompt in between."""
     reward: str | None = None
-    """A second reward, such as a model trained on other prompts: only looked at, never trained on."""
+    """A second reward, such as a model trained on other prompts: only looked at, never trained on. The guard watches
+    whether it still rises with the reward, on the fixed prompts and on a share of each rollout."""
+
+
+def _bare(spec: str) -> str:
+    """A reward without its weight: how two settings are known to name the same."""
+    return spec.rpartition("*")[2].rstrip("/")
 
 
 class PPOConfig(StageConfig):
     """Proximal policy optimization against a reward, with KL to the frozen reference."""
 
     input_fields: ClassVar[tuple[str, ...]] = (
-        "prompts", "model", "reward", "ptx.data", "evaluation.prompts", "evaluation.reward")
+        "prompts", "model", "reward", "ptx.data", "evaluation.prompts", "evaluation.reward", "guard.calibration",
+        "guard.ensemble")
     not_in_fingerprint: ClassVar[tuple[str, ...]] = (
         "out", "overwrite", "report_to", "checkpoint", "device.shard", "force",
         "checkpoint_activations", "url",
@@ -266,6 +274,8 @@ class PPOConfig(StageConfig):
     """When to end."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Fixed prompts to watch."""
+    guard: GuardConfig = GuardConfig()
+    """Is the reward being gamed?"""
     check: bool = True
     """First see whether the model can answer such prompts at all."""
     force: bool = False
@@ -317,7 +327,38 @@ class PPOConfig(StageConfig):
             raise ValueError("minibatches: more of them than answers in a rollout")
         if self.kl.adaptive and self.rollout >= 5 * self.kl.horizon:
             raise ValueError("kl.horizon: must be more than a fifth of the rollout, or the weight could reach 0")
+        if self.guard.on:
+            self._require_guard()
         return self
+
+    def _require_guard(self) -> None:
+        """Raise ValueError for an action that could not be taken, and for an ensemble that says nothing of its own."""
+        action, second = self.guard.action, self.evaluation.reward
+        if action == "return":
+            if second is None:
+                raise ValueError("guard.action: return goes to the checkpoint that a held-out reward rates best; set "
+                                 "evaluation.reward, or another action")
+            if self.second_is_trained_on:
+                raise ValueError("evaluation.reward: this is the reward trained on, and guard.action return needs one "
+                                 "that is not: it says which checkpoint is best")
+        if action == "raise-beta" and self.kl.coef == 0:
+            raise ValueError("guard.action: raise-beta multiplies kl.coef, which is 0; give it a weight, or set "
+                             "another action")
+        members = [_bare(spec) for spec in self.guard.ensemble]
+        if len(set(members)) < len(members):
+            raise ValueError("guard.ensemble: one member is named twice")
+        if set(members) & {_bare(spec) for spec in self.reward}:
+            raise ValueError("guard.ensemble: the reward trained on is one of it anyway; name others")
+        if members and not self.normalise:
+            raise ValueError("guard.ensemble: deviations between rewards need one scale for all; leave normalise on")
+        if action == "penalise" and second is not None and _bare(second) in members:
+            raise ValueError("evaluation.reward: guard.action penalise would train on it, for it is in guard.ensemble; "
+                             "name another one")
+
+    @property
+    def second_is_trained_on(self) -> bool:
+        """Whether the second reward is among those trained on, and so no held-out one."""
+        return self.evaluation.reward is not None and _bare(self.evaluation.reward) in map(_bare, self.reward)
 
     @property
     def has_critic(self) -> bool:

@@ -3,7 +3,8 @@
 Schulman et al. 2017; Ziegler et al. 2019; Ouyang et al. 2022, section 3.5. The loop is `_step` below; every
 line of it is a function that can be tested alone. docs/papers.md maps each to its source.
 
-Elsewhere: rollouts by a vLLM server (policy/behaviour.py), shares of several processes (training/ranks.py).
+Elsewhere: rollouts by a vLLM server (policy/behaviour.py), shares of several processes (training/ranks.py), what is
+done where the reward is gamed (policy/guarded.py).
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from trivet.evaluate.capability import assess, refuse
 from trivet.evaluate.config import MAX_FAIL
 from trivet.generate.sample import text_of
 from trivet.generate.vllm_server import RolloutFailed, RolloutInterrupted
+from trivet.guard.base import StepRecord, Verdict
+from trivet.judge.base import Reward
 from trivet.models.merge import merge_policy
 from trivet.models.source import ModelSource
 from trivet.policy import state as states
 from trivet.policy.advantage import estimate, others_mean, token_rewards
 from trivet.policy.behaviour import require_server, rollouts_by_server, weigh
 from trivet.policy.config import PPOConfig
+from trivet.policy.guarded import Guarded, Look, stop_of
 from trivet.policy.kl import kl_estimate, sequence_kl
 from trivet.policy.passes import Evaluated, evaluate_tokens
 from trivet.policy.rollout import Rollout, batch_indices, layout, make_rollout, share_out
@@ -70,6 +74,9 @@ class PPOSummary(Summary):
     kl: float
     tokens_per_second: dict[str, float]
     """Response tokens of a rollout by the seconds of each phase: rollout, scoring, update …"""
+    guard: dict[str, Any] | None = None
+    """Whether it alarmed, when, by which signal, in a sentence; where `returned_to` is a step, the figures above are of
+    that step's policy, which was exported. None: it was off."""
 
 
 class Phases:
@@ -95,12 +102,15 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
     seed_all(config.seed)
     require_server(config)
     setup = prepare_models(config, compute, partial(run.meter.count, share=True))
+    guard = Guarded(config, setup, run)
     optimizer = make_optimizer(setup.roles, config)
     start = checkpoints.begin(run.path("checkpoints"))
     run.cut("metrics", resumed_offset(start, compute.threads))
-    run.cut("evaluation", checkpoints.facts(start)["evaluation_offset"] if start else 0)
+    for log in ("evaluation", "guard"):
+        run.cut(log, checkpoints.facts(start)[f"{log}_offset"] if start else 0)
     if start is not None:
         state = states.restore(start, setup.roles, optimizer)
+        guard.load(state.guard)
         print(f"going on from {start}", flush=True)
     else:
         if config.check:
@@ -114,51 +124,70 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
         def say(text: str) -> None:
             advance(0, note=text)
 
-        def watch(state: PPOState, samples: int) -> Watched:
+        def watch(state: PPOState, samples: int) -> tuple[PPOState, Verdict | None, Watched]:
             assert state.scale is not None
-            return evaluate(setup, config, state.scale, state.step, samples, run)
+            found, record = evaluate(setup, config, state.scale, state.step, samples, run, guard.spread)
+            return *guard.observe(record, state), found
 
-        if state.step == 0:
-            if state.scale is None:
-                state = replace(state, scale=_first_scale(setup, config))
-            first = watch(state, config.evaluation.samples)
+        def save(state: PPOState) -> int:
+            states.save(run, guard.remember(state), setup.roles, optimizer, config.checkpoint.keep, compute.threads,
+                        guard.needs(state))
+            return state.step
+
+        if start is None:
+            state = _first_scales(setup, config, state)
+            guard.load(state.guard)
+            state, _, first = watch(state, config.evaluation.samples)
             say(f"held-out reward {first.reward:+.3f} before")
+            if guard.needs(state):
+                save(state)
         saved = state.step
         while True:
             began = time.monotonic()
             reason: str | None = first_met(_after(config), _stop_state(state, None)) if state.step else None
             if reason is None:
                 try:
-                    state, reason = _step(setup, optimizer, state, config, run, trackers, say)
+                    state, reason = _step(setup, optimizer, state, config, run, guard, trackers, say)
                 except (RolloutFailed, RolloutInterrupted):
                     # on every rank, while the rollout was awaited: nothing has changed since the last step
                     if state.step not in (0, saved):
-                        states.save(run, state, setup.roles, optimizer, config.checkpoint.keep, compute.threads)
+                        save(state)
                     raise
             if reason is not None:
                 break
             advance(1)
             last = first_met(_countable(config), _stop_state(state, None)) is not None
             if state.step % config.evaluation.every == 0 and not last:
-                found = watch(state, config.evaluation.during)
+                state, verdict, found = watch(state, config.evaluation.during)
                 state = replace(state, heldout=(*state.heldout, found.reward))
                 print(f"step {state.step}: held-out reward {found.reward:+.3f}, kl {found.kl:.2f} nats, "
                       f"{found.length:.0f} tokens", flush=True)
+                reason = stop_of(verdict)
+                if reason is not None:
+                    break
             # a budget of seconds is looked at by every rank, and must end them all
             state = replace(state, seconds=here().largest(state.seconds + time.monotonic() - began))
             interrupted = here().any(interruption.requested)
-            if last or interrupted or state.step % config.checkpoint.every == 0:
-                states.save(run, state, setup.roles, optimizer, config.checkpoint.keep, compute.threads)
-                saved = state.step
+            best = guard.needs(state) == (state.step,)
+            if last or interrupted or best or state.step % config.checkpoint.every == 0:
+                saved = save(state)
             if interrupted and not last:
                 raise KeyboardInterrupt
+    measured: int | None = None
+    if reason != "guard":
+        state, verdict, _ = watch(state, config.evaluation.samples)
+        measured, reason = state.step, stop_of(verdict) or reason
     print(f"stop={reason} after {state.step} steps, {state.episodes} answers", flush=True)
-    watch(state, config.evaluation.samples)
+    # what is measured last is what is exported
+    final = guard.go_back(state, setup.roles) if reason == "guard" else state.step
+    if final != measured:
+        assert state.scale is not None
+        evaluate(setup, config, state.scale, final, config.evaluation.samples, run, guard.spread)
     trackers.close()
     whole = shard.full_state(setup.roles.models()["policy"]) if config.tune == "full" else None
     if run.writes:
         with atomic_folder(run.path("policy")) as folder:
-            setup.roles.save_policy(folder, {"stage": "ppo", "steps": state.step, "stop": reason}, whole)
+            setup.roles.save_policy(folder, {"stage": "ppo", "steps": final, "stop": reason}, whole)
             if config.tune == "lora":
                 setup.tokenizer.save_pretrained(folder)
     run.artifact("policy", run.path("policy"))
@@ -167,17 +196,19 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
             merge_policy(ModelSource(config.model, run.path("policy")), folder, "ppo")
         run.artifact("model", run.path("model"))
     here().barrier()  # what follows is read from files that rank 0 has written
-    return PPOSummary(stop=reason, steps=state.step, episodes=state.episodes,
-                      tokens_per_second=_rates(run), **compare(run, state.step, config.seed))
+    return PPOSummary(stop=reason, steps=state.step, episodes=state.episodes, tokens_per_second=_rates(run),
+                      guard=guard.summary(state, final if reason == "guard" else None),
+                      **compare(run, final, config.seed))
 
 
 def _step(
     setup: Setup, optimizer: torch.optim.Optimizer, state: PPOState, config: PPOConfig, run: Run,
-    trackers: Trackers, say: Callable[[str], None],
+    guard: Guarded, trackers: Trackers, say: Callable[[str], None],
 ) -> tuple[PPOState, str | None]:
     """One step: rollout, scores, old and reference log-probabilities, advantages, update.
 
-    Returns the next state; or the state unchanged and the criterion that ends the run before the update.
+    Returns the next state, and where the guard ends the run that; or the state unchanged and the criterion that ends
+    the run before the update.
     """
     assert state.scale is not None
     step, phase = state.step + 1, Phases()
@@ -185,8 +216,9 @@ def _step(
         rollout = _sample(setup, config, step)
     with phase("scoring"):
         scores = state.scale(setup.scores(setup.reward, rollout.samples, "the reward"))
-        penalised = torch.tensor([s - config.missing_end_penalty * (not ended)
-                                  for s, ended in zip(scores, rollout.ended, strict=True)])
+    look = guard.look(rollout.samples, scores, step, state.guard)
+    penalised = torch.tensor([s - config.missing_end_penalty * (not ended)
+                              for s, ended in zip(look.trained, rollout.ended, strict=True)])
     minibatches = layout(rollout, config.minibatches, _rows(config), config.seed * 1_000_003 + step,
                          setup.tokenizer.pad_token_id, setup.compute.device)
     whole = sum(map(len, minibatches)) == 1 and here().world == 1
@@ -212,13 +244,16 @@ def _step(
         mismatch["staleness"] = setup.remote.staleness(state.step)
     with phase("update"):
         stats = update(setup.roles, optimizer, minibatches, old, advantages, returns, config, step,
-                       setup.earlier)
+                       setup.earlier, state.kl_coef)
     following = state.next(kl=float(kl.mean()), episodes=len(rollout), tokens=rollout.tokens, seconds=0.0,
                            config=config.kl)
     row = _metrics(rollout, scores, penalised, kl, old, returns, stats, state, following) | mismatch
+    record = _record(rollout, scores, kl, old, look, step)
+    following, verdict = guard.observe(record, following)
+    row |= guard.figures(look, verdict)
     run.log("metrics", row)
-    run.log("timing", {"step": step, "tokens": rollout.tokens, **phase.seconds})
-    _write_rollout(run, rollout, scores, kl, old, step)
+    run.log("timing", {"step": step, "tokens": rollout.tokens, **phase.seconds, **guard.spent()})
+    _write_rollout(run, record)
     # a prompt is read once for all of its answers
     run.meter.count("prompt", sum(map(len, rollout.prompts[:: config.answers])))
     run.meter.count("generated", rollout.tokens)
@@ -228,7 +263,7 @@ def _step(
     trackers.log(row, step)
     example = " ".join(rollout.samples[0].completion.split())[:60]
     say(f"reward {row['score']:+.2f}  kl {row['kl']:.2f}  “{example}”")
-    return following, None
+    return following, stop_of(verdict)
 
 
 def _rows(config: PPOConfig) -> int:
@@ -255,10 +290,17 @@ def _sample(setup: Setup, config: PPOConfig, step: int) -> Rollout:
                         behaviour=setup.remote is not None)
 
 
-def _first_scale(setup: Setup, config: PPOConfig) -> RewardScale:
-    """The scale from answers of the untouched policy, which is the reference, to the first prompts."""
-    rollout = _sample(setup, config, 1)
-    return fit_scale(setup.scores(setup.reward, rollout.samples, "the reward"))
+def _first_scales(setup: Setup, config: PPOConfig, state: PPOState) -> PPOState:
+    """The state with the scales of the reward and of the ensemble's members. Those that are not known beforehand are
+    fitted to answers of the untouched policy, which is the reference, to the first prompts."""
+    known = [state.scale, *(member.scale for member in setup.ensemble)]
+    samples = _sample(setup, config, 1).samples if None in known else []
+
+    def fixed(reward: Reward, scale: RewardScale | None) -> RewardScale:
+        return scale or fit_scale(setup.scores(reward, samples, "the reward"))
+
+    return replace(state, scale=fixed(setup.reward, state.scale), guard=replace(
+        state.guard, scales=tuple(fixed(member.reward, member.scale) for member in setup.ensemble)))
 
 
 def _check(setup: Setup, config: PPOConfig) -> None:
@@ -310,21 +352,28 @@ def _metrics(
     }
 
 
-def _write_rollout(run: Run, rollout: Rollout, scores: list[float], kl: torch.Tensor, old: Evaluated,
-                   step: int) -> None:
+def _record(rollout: Rollout, scores: list[float], kl: torch.Tensor, old: Evaluated, look: Look,
+            step: int) -> StepRecord:
+    """The step, answer by answer: what the guard is shown, and the rollout's file holds."""
+    return StepRecord(step, rollout.samples, scores, kl.tolist(), (old.ref_logps * rollout.mask).sum(-1).tolist(),
+                      [len(a) for a in rollout.answers], rollout.ended, look.held_out, look.spread)
+
+
+def _write_rollout(run: Run, record: StepRecord) -> None:
     if not run.writes:
         return
-    ref = (old.ref_logps * rollout.mask).sum(-1)
-    write_rows(Path(run.path("rollouts", f"step-{step:05d}.jsonl")), [
+    write_rows(Path(run.path("rollouts", f"step-{record.step:05d}.jsonl")), [
         # a prompt may come twice in a step that spans two permutations: the place makes the id its own
-        RolloutRow(id=f"{s.id}/{i}", step=step, messages=list(s.messages), completion=s.completion, score=scores[i],
-                   kl=float(kl[i]), ref_logp=float(ref[i]), ended=rollout.ended[i])
-        for i, s in enumerate(rollout.samples)])
+        RolloutRow(id=f"{s.id}/{i}", step=record.step, messages=list(s.messages), completion=s.completion,
+                   score=record.scores[i], kl=record.kl[i], ended=record.ended[i],
+                   ref_logp=record.ref_logp[i],  # type: ignore[arg-type]  # known of every rollout's answers
+                   tokens=record.tokens[i], held_out=record.held_out[i], spread=record.spread[i])
+        for i, s in enumerate(record.samples)])
 
 
 def _rates(run: Run) -> dict[str, float]:
     """Response tokens a second, by phase, over the whole run."""
     rows = run.rows("timing")
     tokens = sum(r["tokens"] for r in rows)
-    names = [k for k in (rows[0] if rows else {}) if k not in {"step", "tokens"}]
+    names = [k for k in (rows[0] if rows else {}) if k not in {"step", "tokens", "guard"}]
     return {n: round(tokens / sum(r[n] for r in rows), 1) for n in names}

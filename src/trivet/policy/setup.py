@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
     from trivet.policy.behaviour import RemotePolicy
 
 
+@dataclass(frozen=True)
+class Member:
+    """One of an ensemble: its reward, and its scale where that is known before the first rollout."""
+
+    reward: WeightedReward
+    scale: RewardScale | None
+
+
 @dataclass
 class Setup:
     """What the loop works with."""
@@ -46,6 +55,9 @@ class Setup:
     """Token ids of each prompt, by its id."""
     reward: WeightedReward
     second: Reward | None
+    """Only looked at, never trained on: `evaluation.reward`."""
+    ensemble: list[Member]
+    """Further reward models, beside the one that is trained on."""
     earlier: EarlierData | None
     """What is not to be forgotten (PPO-ptx)."""
     scale: RewardScale | None
@@ -112,8 +124,11 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
         print("the model has no chat template; a plain User:/Assistant: one is used")
     terms = parse_terms(config.reward)
     second_terms = parse_terms([config.evaluation.reward]) if config.evaluation.reward else []
+    ensemble_terms = [parse_terms([spec]) for spec in config.guard.ensemble] if config.guard.on else []
     trained = [t.spec for t in terms if t.kind == "model"]
-    shared = _sharing(config, source, [t.spec for t in (*terms, *second_terms) if t.kind == "model"])
+    before = {t.spec for t in (*terms, *second_terms)}
+    shared = _sharing(config, source, [t.spec for t in (*terms, *second_terms, *itertools.chain(*ensemble_terms))
+                                       if t.kind == "model"])
     roles: Roles
     spread = shard.wanted(config.device, compute.device) and config.generate == "torch" and not config.four_bit
     critic = config.critic if config.has_critic else None
@@ -122,7 +137,8 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
             raise TrivetError("the policy must start from a whole model, not an adapter", field="model",
                               file=source.folder, mend="tune=full merges it first, or name its base")
         roles = SharedTrunk(source, compute.trunk, compute.device, config.lora, critic=critic, four_bit=config.four_bit,
-                            rewards={role: s.folder for role, s in shared.values()},
+                            rewards={role: s.folder for spec, (role, s) in shared.items() if spec in before},
+                            watching={role: s.folder for spec, (role, s) in shared.items() if spec not in before},
                             critic_from=next((shared[t][0] for t in trained if t in shared), None))
     else:
         # weights that are spread are trained as they are: no second copy to compute with
@@ -149,6 +165,8 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
 
     reward = make_reward(terms, model_reward)
     second = make_reward(second_terms, model_reward) if second_terms else None
+    ensemble = [Member(member := make_reward(t, model_reward), _known_scale(config, member, source))
+                for t in ensemble_terms]
     if config.critic == "separate" and config.tune == "lora" and trained and trained[0] in shared:
         _start_critic(roles, models[trained[0]], config)
     for line in roles.plan():
@@ -164,7 +182,7 @@ def prepare_models(config: PPOConfig, compute: Compute, count: Callable[[str, in
     require_room([len(tokens[p.id]) for p in everything], config.sampling.max_new_tokens, context,
                  file=config.prompts, ids=[p.id for p in everything])
     return Setup(roles, tokenizer, stops, Sampling(**config.sampling.model_dump()), train, heldout, tokens,
-                 reward, second, earlier_data(config, tokenizer, context, compute.device),
+                 reward, second, ensemble, earlier_data(config, tokenizer, context, compute.device),
                  _known_scale(config, reward, source), compute, spread)
 
 

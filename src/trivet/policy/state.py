@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from trivet.artifacts import read_json, write_json
+from trivet.guard.base import Verdict
+from trivet.guard.config import GuardConfig
 from trivet.models.roles import Roles
 from trivet.policy.config import KLConfig
 from trivet.policy.kl import AdaptiveKL, FixedKL, KLController
@@ -39,6 +41,30 @@ def fit_scale(scores: list[float]) -> RewardScale:
 
 
 @dataclass(frozen=True)
+class GuardState:
+    """What the guard has done so far, and what its detector remembers."""
+
+    detector: dict[str, Any] = field(default_factory=dict)
+    """Its memory, as plain JSON; filled when a checkpoint is written, from rank 0's, which alone observes."""
+    scales: tuple[RewardScale, ...] = ()
+    """Of the ensemble's members, in their order; fixed like the reward's own."""
+    alarm: dict[str, Any] | None = None
+    """The first alarm: step, source, began, signal, sentence."""
+    alarms: int = 0
+    """Records at which the detector was above its threshold."""
+    lower_bound: bool = False
+    """Whether it is the ensemble's lower bound that is trained on from now on."""
+    best_step: int | None = None
+    best: float | None = None
+    """The evaluation with the best mean held-out reward so far, the earlier one of equals; None without such a reward
+    or before the first."""
+
+    def better(self, held_out: float | None) -> bool:
+        """Whether an evaluation with this mean held-out reward is better than all before it."""
+        return held_out is not None and (self.best is None or held_out > self.best)
+
+
+@dataclass(frozen=True)
 class PPOState:
     """What changes from step to step besides weights, optimizer and random generators."""
 
@@ -50,6 +76,7 @@ class PPOState:
     heldout: tuple[float, ...] = field(default=())
     """Mean rewards of the evaluations so far."""
     tokens: int = 0
+    guard: GuardState = field(default_factory=GuardState)
 
     def controller(self, config: KLConfig) -> KLController:
         """The KL controller at this state."""
@@ -63,12 +90,35 @@ class PPOState:
             self, step=self.step + 1, episodes=self.episodes + episodes, tokens=self.tokens + tokens,
             seconds=self.seconds + seconds, kl_coef=self.controller(config).update(kl, episodes).coef)
 
+    def heed(self, verdict: Verdict | None, source: str, config: GuardConfig) -> PPOState:
+        """The state after a verdict on a record of this source: what its action changes from the next step on.
+
+        warn changes nothing, return ends the run, which the loop sees to. None: nothing was looked at.
+        """
+        if verdict is None or not verdict.alarm:
+            return self
+        first = {"step": verdict.step, "source": source, "began": verdict.began, "signal": verdict.signal,
+                 "sentence": verdict.sentence}
+        return replace(
+            self, kl_coef=self.kl_coef * (config.beta_factor if verdict.action == "raise-beta" else 1.0),
+            guard=replace(self.guard, alarm=self.guard.alarm or first, alarms=self.guard.alarms + 1,
+                          lower_bound=self.guard.lower_bound or verdict.action == "penalise"))
+
+    def evaluated(self, held_out: float | None) -> PPOState:
+        """The state after an evaluation at this step with this mean held-out reward."""
+        if not self.guard.better(held_out):
+            return self
+        return replace(self, guard=replace(self.guard, best_step=self.step, best=held_out))
+
 
 def save(run: Run, state: PPOState, roles: Roles, optimizer: torch.optim.Optimizer, keep: int,
-         threads: int) -> None:
-    """A checkpoint with everything: weights, both optimizers' moments, generators, controller, scale, place."""
+         threads: int, needs: tuple[int, ...] = ()) -> None:
+    """A checkpoint with everything: weights, both optimizers' moments, generators, controller, scale, guard, place.
+
+    needs: steps of checkpoints that the run may go back to; they stay for as long as this one does.
+    """
     facts = {"metrics_offset": run.offset("metrics"), "evaluation_offset": run.offset("evaluation"),
-             "threads": threads}
+             "guard_offset": run.offset("guard"), "threads": threads, "needs": list(needs)}
     with checkpoints.saving(run.path("checkpoints"), state.step, keep=keep, facts=facts) as folder:
         tensors.save(folder, roles.trainable(), optimizer)
         if here().main:
@@ -83,6 +133,7 @@ def restore(checkpoint: Path, roles: Roles, optimizer: torch.optim.Optimizer) ->
     kept: dict[str, Any] = torch.load(checkpoint / "state.pt", weights_only=True)
     restore_generators(kept["generators"])
     values = read_json(checkpoint / "state.json")
-    scale = values.pop("scale")
-    return PPOState(**values | {"heldout": tuple(values["heldout"]),
-                                "scale": RewardScale(**scale) if scale else None})
+    scale, guard = values["scale"], values.get("guard", {})
+    return PPOState(**values | {
+        "heldout": tuple(values["heldout"]), "scale": RewardScale(**scale) if scale else None,
+        "guard": GuardState(**guard | {"scales": tuple(RewardScale(**s) for s in guard.get("scales", ()))})})

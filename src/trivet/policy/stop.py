@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-StopReason = Literal["steps", "episodes", "seconds", "reward", "kl", "plateau"]
+StopReason = Literal["steps", "episodes", "seconds", "reward", "kl", "plateau", "guard"]
+"""`guard`: its action was to return; that is no criterion, and `first_met` never says it."""
 
 
 class StopCriteria(Protocol):

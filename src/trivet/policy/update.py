@@ -65,12 +65,13 @@ def lr_factor(step: int, config: PPOConfig) -> float:
 def update(
     roles: Roles, optimizer: torch.optim.Optimizer, minibatches: list[list[MicroBatch]], old: Evaluated,
     advantages: torch.Tensor, returns: torch.Tensor | None, config: PPOConfig, step: int,
-    earlier: EarlierData | None = None,
+    earlier: EarlierData | None = None, kl_coef: float | None = None,
 ) -> UpdateStats:
     """`config.epochs` passes over the rollout. advantages: [B, R], already scaled over the whole batch; returns:
     [B, R], what the critic is to learn, None where there is none.
 
     earlier: data whose loss is added to every optimizer step (PPO-ptx).
+    kl_coef: weight of the KL where it stands in the loss. Default: the configuration's.
     minibatches: of each, this rank's micro-batches; gradients and figures are summed over the ranks.
 
     Raises TrivetError where the loss is no finite number.
@@ -86,7 +87,8 @@ def update(
         generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 101 + epoch)
         for index in torch.randperm(len(minibatches), generator=generator).tolist():
             figures, deviation = _minibatch(roles, optimizer, minibatches[index], old, advantages, returns, config,
-                                            live, earlier, before + inner)
+                                            live, earlier, before + inner,
+                                            config.kl.coef if kl_coef is None else kl_coef)
             live = None
             inner += 1
             if first is None:
@@ -99,7 +101,7 @@ def update(
 def _minibatch(
     roles: Roles, optimizer: torch.optim.Optimizer, micros: list[MicroBatch], old: Evaluated,
     advantages: torch.Tensor, returns: torch.Tensor | None, config: PPOConfig, live: TokenPass | None,
-    earlier: EarlierData | None, number: int,
+    earlier: EarlierData | None, number: int, kl_coef: float,
 ) -> tuple[dict[str, float], float]:
     """Optimizer step `number` of the run: its figures and the largest |ratio - 1|.
 
@@ -139,7 +141,7 @@ def _minibatch(
             total = loss - config.entropy_coef * entropy
             if config.kl.where == "loss":
                 term = kl_loss(found.logps, part(old.ref_logps), micro.response_mask, config.kl.chosen, denominator)
-                total = total + config.kl.coef * term
+                total = total + kl_coef * term
                 figures["kl_loss"] += float(term.detach())
             if found.values is not None:
                 total = total + criticised(found.values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 
 from trivet.artifacts import Message, Row, read_rows, write_rows
 from trivet.generate.sample import prompt_seed, text_of
+from trivet.guard.base import StepRecord
 from trivet.intervals import Interval, bootstrap_mean, paired_bootstrap
+from trivet.judge.base import Sample
 from trivet.policy.config import PPOConfig
 from trivet.policy.passes import response_pass
 from trivet.policy.rollout import layout, make_rollout, share_out
@@ -38,6 +41,14 @@ class WatchRow(Row):
     """Nats, log-ratio of policy to reference summed over the answer."""
     tokens: int
     ended: bool
+    ref_logp: float | None = None
+    """Log-probability of the answer by the reference, summed, nats."""
+    spread: float | None = None
+    """Standard deviation over the reward and an ensemble of others; None without one."""
+
+
+Spread = Callable[[Sequence[Sample], Sequence[float]], Sequence[float | None]]
+"""What an ensemble makes of answers and their rewards (in the run's scale): a deviation each."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +63,12 @@ class Watched:
     ended: float
 
 
-def evaluate(setup: Setup, config: PPOConfig, scale: RewardScale, step: int, samples: int, run: Run) -> Watched:
-    """Answer the fixed prompts with fixed seeds, score them, write evaluations/step-N.jsonl and a line of figures."""
+def evaluate(setup: Setup, config: PPOConfig, scale: RewardScale, step: int, samples: int, run: Run,
+             spread: Spread) -> tuple[Watched, StepRecord]:
+    """Answer the fixed prompts with fixed seeds, score them, write evaluations/step-N.jsonl and a line of figures.
+
+    Returns the figures and, answer by answer in the file's order, what the guard is shown.
+    """
     prompts = [p for p in setup.heldout for _ in range(samples)]
     with setup.roles.model("policy") as model, shard.whole(model):
         share = here().deal(setup.heldout)
@@ -65,9 +80,13 @@ def evaluate(setup: Setup, config: PPOConfig, scale: RewardScale, step: int, sam
     rollout = make_rollout(prompts, [setup.tokens[p.id] for p in prompts], flat, texts)
     scores = scale(setup.scores(setup.reward, rollout.samples, "the reward"))
     second = setup.scores(setup.second, rollout.samples, "the second reward") if setup.second else [None] * len(flat)
-    kls = torch.zeros(len(flat), dtype=torch.float64)
-    # before the first step the policy is the reference: the log-ratio is 0 by definition
-    if step > 0:
+    spreads = spread(rollout.samples, scores)
+    kls, refs = (torch.zeros(len(flat), dtype=torch.float64) for _ in range(2))
+    if step == 0:
+        # before the first step the policy is the reference: the log-ratio is 0 by definition, and the answers were
+        # drawn with the reference's own log-probabilities
+        refs += torch.tensor([sum(g.logps) for g in flat], dtype=torch.float64)
+    else:
         (micros,) = layout(rollout, 1, config.micro_batch, config.seed, setup.tokenizer.pad_token_id,
                            setup.compute.device)
         with torch.no_grad():
@@ -78,24 +97,29 @@ def evaluate(setup: Setup, config: PPOConfig, scale: RewardScale, step: int, sam
                 with setup.roles.model("reference", below) as model:
                     reference = response_pass(model, micro, config.sampling.temperature).logps
                 if micro.rows:
-                    kls[list(micro.rows)] = ((logps - reference) * micro.response_mask).sum(-1).double().cpu()
-        here().sum_(kls)
+                    rows = list(micro.rows)
+                    kls[rows] = ((logps - reference) * micro.response_mask).sum(-1).double().cpu()
+                    refs[rows] = (reference * micro.response_mask).sum(-1).double().cpu()
+        here().sum_(kls, refs)
     run.meter.count("prompt", sum(len(setup.tokens[p.id]) for p in setup.heldout))
     run.meter.count("generated", sum(len(g.token_ids) for g in flat))
-    rows = [
+    answered = [
         WatchRow(id=f"{s.id}/{i % samples}", step=step, messages=list(s.messages), completion=s.completion,
-                 score=score, second=other, kl=kl, tokens=len(g.token_ids), ended=g.ended)
-        for i, (s, score, other, kl, g) in enumerate(
-            zip(rollout.samples, scores, second, kls.tolist(), flat, strict=True))
+                 score=score, second=other, kl=kl, tokens=len(g.token_ids), ended=g.ended, ref_logp=ref,
+                 spread=deviation)
+        for i, (s, score, other, kl, ref, deviation, g) in enumerate(
+            zip(rollout.samples, scores, second, kls.tolist(), refs.tolist(), spreads, flat, strict=True))
     ]
     if run.writes:
-        write_rows(path_of(run, step), rows)
+        write_rows(path_of(run, step), answered)
     found = Watched(
-        step, statistics.fmean(scores), statistics.fmean(r.second for r in rows if r.second is not None)
-        if setup.second else None, statistics.fmean(kls.tolist()), statistics.fmean(r.tokens for r in rows),
-        statistics.fmean(r.ended for r in rows))
+        step, statistics.fmean(scores), statistics.fmean(r.second for r in answered if r.second is not None)
+        if setup.second else None, statistics.fmean(kls.tolist()), statistics.fmean(r.tokens for r in answered),
+        statistics.fmean(r.ended for r in answered))
     run.log("evaluation", vars(found))
-    return found
+    return found, StepRecord(
+        step, rollout.samples, scores, kls.tolist(), refs.tolist(), [r.tokens for r in answered],
+        [r.ended for r in answered], second, spreads, source="evaluation")
 
 
 def path_of(run: Run, step: int) -> Any:

@@ -24,6 +24,11 @@ MANIFEST = "MANIFEST.json"
 _NAME = re.compile(r"step-(\d{8})")
 
 
+def place(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands, or would."""
+    return folder / f"step-{step:08d}"
+
+
 def step_of(folder: Path) -> int:
     """The step that a checkpoint's folder is named after."""
     match = _NAME.fullmatch(folder.name)
@@ -38,10 +43,11 @@ def saving(folder: Path, step: int, *, keep: int, facts: dict[str, Any]) -> Iter
 
     Every rank comes by and writes into the same folder, which must be on a file system that they share; rank 0
     makes it, and seals it once all have written.
-    facts: small JSON values kept in the manifest (offset of metrics.jsonl, threads, …).
+    facts: small JSON values kept in the manifest (offset of metrics.jsonl, threads, …). `needs`: steps of other
+    checkpoints, which stay beyond `keep` for as long as this one does.
     """
     ranks = here()
-    temporary, final = folder / f".step-{step:08d}.tmp", folder / f"step-{step:08d}"
+    temporary, final = folder / f".step-{step:08d}.tmp", place(folder, step)
     try:
         if ranks.main:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -62,7 +68,15 @@ def saving(folder: Path, step: int, *, keep: int, facts: dict[str, Any]) -> Iter
         shutil.rmtree(temporary, ignore_errors=True)
         raise write_error(error, final) from None
     if ranks.main:
-        for old in complete(folder)[:-keep]:
+        _rotate(folder, keep)
+
+
+def _rotate(folder: Path, keep: int) -> None:
+    """Delete all checkpoints but the newest `keep` and those that these need."""
+    known = complete(folder)
+    needed = {step for checkpoint in known[-keep:] for step in facts(checkpoint).get("needs", ())}
+    for old in known[:-keep]:
+        if step_of(old) not in needed:
             shutil.rmtree(old)
 
 
