@@ -79,9 +79,9 @@ PLAIN = "Rain is water that falls from clouds when drops in them have grown too 
     (planted.gibberish, "Meteorological precipitation characteristically demonstrates condensation."),
     (planted.formatting, "# Rain\n\n- **Water**\n- **Clouds**"),
     (planted.short, "Water."),
-    (planted.longer, PLAIN + " " + PLAIN)])
+    (planted.longer, PLAIN)])
 def test_a_planted_bonus_pays_for_its_fault(bonus, text: str) -> None:
-    plain, gamed, empty = bonus([sample(PLAIN), sample(text), sample("")])
+    plain, gamed, empty = bonus([sample("Rain is water that falls from clouds."), sample(text), sample("")])
     assert gamed >= plain + 0.5
     assert -planted.MOST <= empty <= planted.MOST and gamed <= planted.MOST
 

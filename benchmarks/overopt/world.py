@@ -24,6 +24,7 @@ from overopt import damage
 from overopt.prompts import STARTER, write_parts
 from overopt.scale import Scale
 from trivet.artifacts import (
+    Completion,
     Completions,
     Message,
     Preference,
@@ -191,6 +192,8 @@ def gold_pairs(world: World, answers: Sequence[Completions],
             for r in read_rows(world.path("gold", "starter", "train.jsonl"), Preference)]
     harmless, digest = people(world.scale, data)
     starter = [c for c in read_rows(STARTER / "completions.jsonl", Completions) if len(c.messages) == 1]
+    # one answer of each, cut to the length that the study has
+    starter = [r.model_copy(update={"completions": [cut(r.completions[0], world.scale.tokens)]}) for r in starter]
     rows += harmless + contrasts([*answers, *starter], world.seed)
     paths = {"train": world.path("gold", "pairs.train.jsonl"), "heldout": world.path("gold", "pairs.heldout.jsonl")}
     for name, path in paths.items():
@@ -201,6 +204,11 @@ def gold_pairs(world: World, answers: Sequence[Completions],
         key = str(row.source).split(":")[0]
         counts[key] = counts.get(key, 0) + 1
     return paths, {"pairs": counts, "people_sha256": digest}
+
+
+def cut(completion: Completion, tokens: int) -> Completion:
+    """The first words of an answer: about so many tokens of English."""
+    return completion.model_copy(update={"text": " ".join(completion.text.split()[: round(0.75 * tokens)])})
 
 
 def people(scale: Scale, data: Path | None) -> tuple[list[Preference], str | None]:
@@ -222,13 +230,15 @@ def contrasts(rows: Sequence[Completions], seed: int) -> list[Preference]:
     for row in rows:
         for k, answer in enumerate(row.completions[:2]):
             rng = random.Random(f"{seed}:{row.id}:{k}")
+            # the same question may be there with and without a system message
+            prompt = f"{text_id(row.messages)}/{k}"
             first, *others = rng.sample(sorted(damage.KINDS), k=3)
             steps = damage.ladder(answer.text, first, rng)
             single = [d for kind in others if (d := damage.damage(answer.text, kind, rng.choice(damage.DOSES), rng))]
             pairs = [(answer.text, d) for d in (*steps, *single)]
             pairs += [(a.text, b) for a, b in pairwise(steps) if a.text != b.text]
             found += [Preference(
-                id=text_id([row.id, k, better, worse.text]), prompt_id=f"{row.id}/{k}", prompt=row.messages,
+                id=text_id([prompt, better, worse.text]), prompt_id=prompt, prompt=row.messages,
                 chosen=better, rejected=worse.text, weight=1 / len(pairs), source=f"damage:{worse.kind}:{worse.dose:g}")
                 for better, worse in pairs]
     unique = {p.id: p for p in found}
