@@ -49,6 +49,7 @@ figures: $(VENV)/.installed
 	$(BIN)/python benchmarks/rollout.py --json benchmarks/results/rollout.json
 	$(BIN)/python benchmarks/step_scaling.py --json benchmarks/results/step_scaling.json --plot docs/images/step_scaling.png
 	$(BIN)/python benchmarks/ppo_step.py --json benchmarks/results/ppo_step.json --plot docs/images/ppo_step.png
+	$(BIN)/python benchmarks/critics.py --json benchmarks/results/critics.json --plot docs/images/critics.png
 	$(BIN)/python benchmarks/vllm_curve.py --json benchmarks/results/vllm_curve.json --plot docs/images/vllm_curve.png
 
 wheel: $(VENV)/.installed

@@ -35,11 +35,13 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from audited import pairs as good_answers
 from common import load_average, options, report
 from conftest import WORDS, build_tiny, preference_rows
 from trivet.artifacts import sha256_path
 from trivet.cli import main as trivet
 from trivet.evaluate.catalogue import SUITES
+from trivet.stages import STAGES
 
 Row = dict[str, Any]
 NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
@@ -205,6 +207,11 @@ class Place:
         """`trivet dpo` on good data, briefly."""
         return ["--preferences", self.pairs, "--model", self.tiny, *FAST, *more]
 
+    def audit(self, reward: str, *more: str) -> list[str]:
+        """`trivet reward audit` on good answers."""
+        return ["--reward", reward, "--data", self.rows("good-heldout.jsonl", good_answers(3)), "--device.threads", "1",
+                *more]
+
     def ppo(self, reward: str, *more: str) -> list[str]:
         """`trivet ppo` on good data, briefly."""
         return ["--prompts", self.prompts, "--model", self.tiny, "--reward", reward, "--no-check", "--rollout", "4",
@@ -326,6 +333,11 @@ def without(row: Row, *names: str) -> Row:
     return {k: v for k, v in row.items() if k not in names}
 
 
+def typed(command: str) -> str:
+    """What a person types for a stage: `audit` is `trivet reward audit`."""
+    return STAGES[command].command if command in STAGES else command
+
+
 # --- faults of a file, tried on every command that reads one ------------------------------------------------
 
 READERS: dict[str, tuple[str, Row, Callable[[Place], list[str]]]] = {
@@ -336,6 +348,7 @@ READERS: dict[str, tuple[str, Row, Callable[[Place], list[str]]]] = {
     "reward": ("--preferences", pair(), lambda p: ["--model", p.tiny]),
     "dpo": ("--preferences", pair(), lambda p: ["--model", p.tiny]),
     "score": ("--completions", answered(), lambda p: ["--reward", p.tiny]),
+    "audit": ("--data", pair(), lambda p: ["--reward", "trivet.judge.maths:exact_answer"]),
     "ppo": ("--prompts", PROMPTS[0], lambda p: ["--model", p.tiny, "--reward", "trivet.judge.maths:exact_answer"]),
 }
 FILE_FAULTS: list[tuple[str, Callable[[Place, str], str], str]] = [
@@ -563,10 +576,10 @@ def _with_prompts(*more: str) -> Callable[[Place], list[str]]:
 SETTINGS = [
     Case("trivet", "unknown command", lambda p: ["smaple"], "did you mean `trivet sample`?"),
     Case("trivet", "nothing like a command", lambda p: ["--prompts", "x"], "see `trivet --help`"),
-    *(Case(command, "unknown option", lambda p: ["--nosuch", "3"], f"see `trivet {command} --help`")
+    *(Case(command, "unknown option", lambda p: ["--nosuch", "3"], f"see `trivet {typed(command)} --help`")
       for command in (*READERS, "run", "report")),
     *(Case(command, "nothing given",
-           lambda p: [], f"see `trivet {command} --help`") for command in (*READERS, "run", "report")),
+           lambda p: [], f"see `trivet {typed(command)} --help`") for command in (*READERS, "run", "report")),
     Case("sample", "misspelt option", lambda p: ["--prompt", p.prompts], "--prompts"),
     Case("sample", "a word too many", _with_prompts("surplus"), "surplus"),
     Case("sample", "an option without its value", lambda p: ["--prompts"], "see `trivet sample --help`"),
@@ -1356,6 +1369,54 @@ def _entries(text: str) -> Callable[[Place], list[str]]:
     return lambda p: (_report_after(p, "metrics.jsonl", ""), p.text("ledger.jsonl", text), [p.out])[2]
 
 
+AUDITS = [
+    Case("reward", "an audit without data", lambda p: ["audit", "--reward", "trivet.judge.maths:exact_answer"],
+         "see `trivet reward audit --help`"),
+    Case("audit", "no reward", lambda p: p.audit("rewards:none", "--reward"), "reward"),
+    Case("audit", "an empty reward", lambda p: p.audit(""), "give a reward-model folder"),
+    Case("audit", "a causal model as the reward", lambda p: p.audit(p.tiny), "this folder is no reward model"),
+    Case("audit", "a reward folder that is not there", lambda p: p.audit("runs/reward/reward"), "there is no model"),
+    Case("audit", "a torn reward", lambda p: p.audit(p.torn(p.shared.reward, "adapter_model.safetensors")),
+         "adapter does not load"),
+    Case("audit", "a reward function that can't be imported", lambda p: p.audit("nosuchmodule:score"),
+         "can't be imported"),
+    *(Case("audit", f"a reward function that {name}", lambda p, body=body: p.audit(p.function(body)), words)
+      for name, body, words in FUNCTIONS),
+    Case("audit", "an HTTP reward that is not there", lambda p: p.audit(p.serve(404, "not found")), "status 404"),
+    Case("audit", "an unknown set", lambda p: p.audit("rewards:none", "--sets", "longer"), "longer"),
+    Case("audit", "a set twice", lambda p: p.audit("rewards:none", "--sets", "padded", "padded"), "named twice"),
+    Case("audit", "no set", lambda p: [*p.audit("rewards:none"), "--config", p.text("s.yaml", "sets: []\n")],
+         "field 'sets'"),
+    Case("audit", "a threshold above 1", lambda p: p.audit("rewards:none", "--max-preferred", "1.5"),
+         "field 'max_preferred'"),
+    Case("audit", "a threshold for a set that is not made",
+         lambda p: p.audit("rewards:none", "--sets", "padded", "--max-preferred-in", "truncated", "0.2"),
+         "not among the `sets`"),
+    Case("audit", "a threshold for a set that is none, in YAML",
+         lambda p: [*p.audit("rewards:none"), "--config",
+                    p.text("s.yaml", "seed: 1\nmax_preferred_in: {longer: 0.2}\n")],
+         "s.yaml:2"),
+    Case("audit", "one prompt as the least", lambda p: p.audit("rewards:none", "--least", "1"), "field 'least'"),
+    Case("audit", "a level of 1", lambda p: p.audit("rewards:none", "--level", "1"), "field 'level'"),
+    Case("audit", "prompts for answers",
+         lambda p: ["--reward", "trivet.judge.maths:exact_answer", "--data", p.prompts],
+         "neither a pair nor a ranking"),
+    Case("audit", "answers that no rule applies to",
+         lambda p: ["--reward", "trivet.judge.maths:exact_answer", "--data", p.rows("short.jsonl", [pair()])],
+         "give good answers"),
+    Case("audit", "answers that are all tied",
+         lambda p: ["--reward", "trivet.judge.maths:exact_answer", "--data", p.rows("tied.jsonl", [pair(tie=True)])],
+         "no answer is better than another: 1"),
+    Case("audit", "rankings in which every answer failed",
+         lambda p: ["--reward", "trivet.judge.maths:exact_answer",
+                    "--data", p.rows("failed.jsonl", [ranking(ranks=[None, None])])], "every answer failed: 1"),
+    Case("audit", "a row of another kind after the first",
+         lambda p: ["--reward", "trivet.judge.maths:exact_answer",
+                    "--data", p.rows("mixed.jsonl", [pair(), ranking(1)])],
+         "mixed.jsonl:2"),
+]
+
+
 LEDGER = [
     Case("ledger", "a folder that is no run", lambda p: [p.make("empty")], "this folder holds no run of Trivet"),
     Case("ledger", "a folder that is not there", lambda p: ["nowhere"], "there is no such folder"),
@@ -1675,7 +1736,8 @@ EVALUATIONS = [
 ]
 
 
-CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *GUARD, *EVALUATIONS]
+CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
+         *GUARD, *EVALUATIONS]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 

@@ -1,8 +1,9 @@
 """One PPO step by Trivet and by TRL 1.12.0 on the same work, turn about in one run, by phase.
 
     same_work                 what TRL does: policy, reference, critic and reward model each a whole model, all weights
-                              of policy and critic trained, in bfloat16 on a CPU and a GPU alike. TRL's weights are
-                              bfloat16 and nothing else; Trivet keeps float32 copies of what it trains
+                              of policy and critic trained, in bfloat16 on a CPU and a GPU alike (--precision float32:
+                              both in that). TRL's weights are bfloat16 and nothing else; Trivet keeps float32 copies
+                              of what it trains
     default                   Trivet as it comes: LoRA roles on one trunk, the critic a head on the policy's pass
     default_critic_separate   the same with the critic as an adapter of its own
 
@@ -22,7 +23,8 @@ ended by length alone on both sides, so that every round has the same tokens; wh
                               keeps the other workload's figures, which may be another day's)
     peak_memory_ratio         a side's most memory during steps over TRL's: resident memory of the process; a GPU's own
 
-Each side is a process of its own; all have the same number of threads, and one works at a time.
+Each side is a process of its own; all have the same number of threads, and one works at a time. At real lengths on a
+CPU a side is loaded for its step and ended after it: together they need more memory than a laptop has.
 
     python benchmarks/ppo_step.py [--quick] [--json FILE] [--plot FILE]
     --model FOLDER --peer-env FOLDER --data PROMPTS    for a machine without a network
@@ -52,8 +54,9 @@ from trivet.errors import TrivetError
 from turns import Worker, WorkerEnded
 
 HERE = Path(__file__).parent
+# same_work has TRL's precision: --precision
 SIDES: dict[str, dict[str, str]] = {
-    "same_work": {"tune": "full", "critic": "separate", "precision": "bfloat16"},
+    "same_work": {"tune": "full", "critic": "separate"},
     "default": {"tune": "lora", "critic": "head", "precision": "auto"},
     "default_critic_separate": {"tune": "lora", "critic": "separate", "precision": "auto"},
 }
@@ -65,7 +68,7 @@ BATCHES = {"cpu": [(16, 64)], "cuda": [(256, 256), (64, 256), (64, 64), (32, 64)
 
 
 class Sides:
-    """The processes of one workload."""
+    """The processes of one workload: all loaded at once, or, where the workload keeps none, each for one step."""
 
     def __init__(self, workload: Workload, job: dict[str, Any], chosen: argparse.Namespace, peer: Path | None) -> None:
         self.workload, self.chosen, self.peer = workload, chosen, peer
@@ -78,18 +81,22 @@ class Sides:
         self._stack = ExitStack()
 
     def __enter__(self) -> Sides:
-        """Load all of them. TRL first, at the batch sizes that are fastest where there are several to try."""
+        """Load those that are kept. TRL first, at the batch sizes that are fastest where there are several to try."""
         with ExitStack() as stack:
-            for name in self.chosen.sides:
-                worker = self._trl() if name == "trl" else self._worker(name, sys.executable, "trivet_ppo_side.py",
-                                                                        SIDES[name], [HERE, ROOT / "src"])
-                self.open[name] = stack.enter_context(worker)
-                self.facts[name] = worker.listen()
+            for name in self.chosen.sides if self.workload.kept else ():
+                self.open[name] = stack.enter_context(self._load(name))
+                self.facts[name] = self.open[name].listen()
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
+
+    def _load(self, name: str) -> Worker:
+        if name == "trl":
+            return self._trl()
+        return self._worker(name, sys.executable, "trivet_ppo_side.py", {"precision": self.chosen.precision}
+                            | SIDES[name], [HERE, ROOT / "src"])
 
     def _worker(self, name: str, python: str, program: str, more: dict[str, Any], path: list[Path]) -> Worker:
         folder = Path(self.job["folder"]) / self.workload.name
@@ -105,16 +112,19 @@ class Sides:
         rows = len(self.workload.rows)
         batches = [(min(b, rows), min(r, rows)) for b, r in self.chosen.peer_batches or BATCHES[self.job["device"]]]
         batches = [pair for pair in dict.fromkeys(batches) if rows % pair[0] == 0]
+        if self.trials:  # found out in an earlier round
+            batches = [(self.trials["batch"], self.trials["rollout_batch"])]
 
         def worker(pair: tuple[int, int]) -> Worker:
             return self._worker("trl", str(self.peer), "trl_ppo_peer.py",
-                                {"precision": "bfloat16", "batch": pair[0], "rollout_batch": pair[1]}, [HERE])
+                                {"precision": self.chosen.precision, "batch": pair[0], "rollout_batch": pair[1]},
+                                [HERE])
 
         if not batches:
             raise TrivetError(f"none of TRL's batch sizes divides {rows} prompts", field="--peer-batches",
                               mend="give others, such as 16:64")
         if len(batches) == 1:
-            self.trials = {"batch": batches[0][0], "rollout_batch": batches[0][1]}
+            self.trials = {"batch": batches[0][0], "rollout_batch": batches[0][1]} | self.trials
             return worker(batches[0])
         seconds: dict[tuple[int, int], float] = {}
         tried: dict[str, float | str] = {}
@@ -138,7 +148,12 @@ class Sides:
 
     def step(self, name: str) -> dict[str, Any]:
         """One step, whose tokens must be those of the workload."""
-        found = self.open[name].turn()
+        if name in self.open:
+            found = self.open[name].turn()
+        else:
+            with self._load(name) as worker:
+                self.facts[name] = worker.listen()
+                found = worker.turn()
         wanted = sum(r["length"] for r in self.workload.rows)
         # TRL's own padding token may be drawn, once in a great while, and then counts for none
         if abs(found["tokens"] - wanted) > 0.01 * wanted:
@@ -153,14 +168,13 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 def measure(sides: Sides, rounds: int, peaks: dict[str, list[float]], device: str) -> dict[str, list[dict[str, Any]]]:
     """Steps of each side by round; the order turns round each time. The matmul peak is taken in every round."""
-    steps: dict[str, list[dict[str, Any]]] = {name: [] for name in sides.open}
-    if sides.workload.warm:
-        for name in sides.open:
-            sides.step(name)
+    steps: dict[str, list[dict[str, Any]]] = {name: [] for name in sides.chosen.sides}
+    for name in sides.open:
+        sides.step(name)
     for number in range(rounds):
         for dtype in peaks:
             peaks[dtype].append(matmul_peak(getattr(torch, dtype), device, 0.2 if sides.chosen.quick else 2.0))
-        names = list(sides.open)
+        names = list(steps)
         for name in names if number % 2 == 0 else reversed(names):
             steps[name].append(found := sides.step(name))
             told = ", ".join(f"{k} {v:.2f}" for k, v in found["phases"].items())
@@ -177,7 +191,7 @@ def phases_of(name: str, steps: list[dict[str, Any]], sides: Sides, model: Decod
     work = Work(sides.workload.lengths, sides.workload.epochs,
                 live=not trl and len(sides.workload.rows) <= facts["micro_batch"])
     wanted = needed(model, work, old_from_rollout=trl, **how)
-    dtype = "bfloat16" if trl else facts["trunk"].removeprefix("torch.")
+    dtype = sides.chosen.precision if trl else facts["trunk"].removeprefix("torch.")
     found: dict[str, Any] = {}
     for phase in PHASES:
         seconds = statistics.median(s["phases"][phase] for s in steps)
@@ -240,6 +254,8 @@ def own_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=count, help="PPO epochs of both workloads (default: 2, and 1 at real lengths)")
     parser.add_argument("--threads", type=count, default=len(os.sched_getaffinity(0)), help="of each side")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16",
+                        help="of TRL and of the same work; Trivet's default chooses its own")
     parser.add_argument("--micro-batch", type=count, help="Trivet's rows a pass (default: the stage's)")
     parser.add_argument("--peer-batches", type=pair, nargs="+", metavar="ROWS:ROLLOUT_ROWS",
                         help="TRL's batch sizes; of several the fastest is taken")
@@ -270,7 +286,8 @@ def main() -> None:
                 figures[key or workload.name] |= {workload.name: part} if key else part
             figures[workload.name]["measured"] = provenance(load) | {
                 "seed": chosen.seed, "quick": chosen.quick, "rounds": chosen.rounds, "threads": chosen.threads,
-                "device": device, "model": chosen.model or ("tiny" if chosen.quick else EMBEDDED)}
+                "device": device, "precision": chosen.precision,
+                "model": chosen.model or ("tiny" if chosen.quick else EMBEDDED)}
     # the file is as quiet as the least quiet of what stands in it
     report("ppo_step", figures, chosen,
            load=max(figures[w]["measured"]["load_before"] for w in WORKLOADS if w in figures))

@@ -36,8 +36,9 @@ class Workload:
     """The rows as a prompts file."""
     rows: list[dict[str, Any]]
     epochs: int
-    warm: bool
-    """One step of each side before the first round; where a step is long it would cost more than it tells."""
+    kept: bool
+    """All sides stay loaded, and make a step before the first round. Else each step is a new process's first: where
+    steps are long a first one would cost more than it tells, and the sides together more memory than there is."""
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
@@ -115,9 +116,9 @@ def _workloads(prompts: Sequence[Prompt], tokenizer: Any, chosen: argparse.Names
         mixed = [by_id[a["id"]] for a in answers]
     # at real lengths one pass over the rollout, as InstructGPT did: with more the update alone would decide
     found = [Workload("equal_lengths", folder / "equal_lengths.jsonl", rows(alike, [new] * count),
-                      chosen.epochs or 2, warm=True),
+                      chosen.epochs or 2, kept=True),
              Workload("real_lengths", folder / "real_lengths.jsonl", rows(mixed, [a["length"] for a in answers]),
-                      chosen.epochs or 1, warm=device == "cuda")]
+                      chosen.epochs or 1, kept=device == "cuda")]
     return [w for w in found if w.name in chosen.only]
 
 

@@ -25,7 +25,7 @@ QUICK = {
             "--no-check", "--lora.last-layers", "1", "--evaluation.share", "0.05"],
     "dpo": ["--epochs", "0.01", "--lora.last-layers", "1", "--batch", "2", "--max-length", "80"],
     "evaluate": ["--limit", "2", "--sampling.max-new-tokens", "4"],
-    "evaluate suites": [], "evaluate compare": [],
+    "evaluate suites": [], "evaluate compare": [], "reward audit": ["--limit", "2"],
 }
 
 
@@ -72,7 +72,7 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
 
 def test_help_names_every_command_and_the_readme_too() -> None:
     readme = (ROOT / "README.md").read_text()
-    for name in [*STAGES, "run", "report", "ledger", "guard", "models", "label"]:
+    for name in [*(s.command for s in STAGES.values()), "run", "report", "ledger", "guard", "models", "label"]:
         assert f"  {name}" in help_text()
         assert f"`trivet {name}`" in readme
 
@@ -80,11 +80,12 @@ def test_help_names_every_command_and_the_readme_too() -> None:
 @pytest.mark.parametrize("name", [*STAGES, "run", "report", "ledger"])
 def test_help_teaches_every_setting(name, capsys) -> None:
     """`--help` ends well and every setting has its words."""
+    command = STAGES[name].command if name in STAGES else name
     with pytest.raises(SystemExit) as stopped:
-        main([name, "--help"])
+        main([*command.split(), "--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert f"trivet {name}" in text
+    assert f"trivet {command}" in text
     if name in STAGES:
         for field, info in STAGES[name].config_type().model_fields.items():
             assert info.description, f"{name}: {field} has no words"

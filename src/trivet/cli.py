@@ -24,12 +24,12 @@ the road, a command each (reads files, writes a run folder, resumes when run aga
 {stages}
 
 around it:
-  label    people rank completions in a web app: trivet label serve completions.jsonl
-  run      all steps of a recipe in one run folder: trivet run quickstart
-  report   the HTML page of a run folder: trivet report runs/demo
-  ledger   what each step cost and what it bought, with a chart: trivet ledger runs/demo
-  guard    was the reward gamed? From the files of a run: trivet guard check runs/demo
-  models   list, fetch and describe models: trivet models list
+  label        people rank completions in a web app: trivet label serve completions.jsonl
+  run          all steps of a recipe in one run folder: trivet run quickstart
+  report       the HTML page of a run folder: trivet report runs/demo
+  ledger       what each step cost and what it bought, with a chart: trivet ledger runs/demo
+  guard        was the reward gamed? From the files of a run: trivet guard check runs/demo
+  models       list, fetch and describe models: trivet models list
 
 settings: defaults < YAML file < command line. A finished stage is not done twice; an interrupted one goes on.
 options:  --version, --help, --debug (show a traceback)
@@ -40,12 +40,12 @@ def help_text() -> str:
     """What `trivet --help` prints."""
     from trivet.stages import STAGES
 
-    return ROAD.format(stages="\n".join(f"  {s.name:<8} {s.help}" for s in STAGES.values()))
+    return ROAD.format(stages="\n".join(f"  {s.command:<12} {s.help}" for s in STAGES.values()))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 1 what --fail-if or --fail-if-hacked names holds, 2 something for the user to
-    mend, 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 a condition of `evaluate --fail-if` holds, or `reward audit` or `guard check
+    --fail-if-hacked` calls a reward gamed, 2 something for the user to mend, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
@@ -98,8 +98,11 @@ def _dispatch(arguments: list[str]) -> None:
     if command in {"-V", "--version"}:
         print(f"trivet {__version__}")
         return
-    from trivet.stages import STAGES, at_rank_0, run_stage
+    from trivet.stages import STAGES, finish_stage, run_stage
 
+    # such as `reward audit`
+    command, rest = next(((s.name, arguments[2:]) for s in STAGES.values() if s.typed.split() == arguments[:2]),
+                         (command, rest))
     if command == "evaluate" and rest[:1] in (["compare"], ["suites"]):
         from trivet.report.evaluation import evaluate_command
 
@@ -110,17 +113,15 @@ def _dispatch(arguments: list[str]) -> None:
         plan_command(rest, parse)
     elif command in STAGES:
         stage = STAGES[command]
-        more = "; --plan prints memory and step time instead (trivet ppo --plan --help)" if command == "ppo" else ""
-        config = parse(stage.config_type(), _positional(rest, "model") if command == "evaluate" else rest, command,
-                       stage.help + more)
+        more = {"ppo": "; --plan prints memory and step time instead (trivet ppo --plan --help)",
+                "reward": "; `trivet reward audit` asks afterwards what it wrongly prefers"}.get(command, "")
+        config = parse(stage.config_type(), _positional(rest, "model") if command == "evaluate" else rest,
+                       stage.command, stage.help + more)
         summary = run_stage(stage, config)
         from trivet.report.terminal import print_summary
 
         print_summary(summary, config.out)
-        if command == "evaluate":
-            from trivet.report.evaluation import finish
-
-            at_rank_0(lambda: finish(config))
+        finish_stage(stage, config)
     elif command == "run":
         from trivet.pipeline import RecipeOptions, run_recipe
 

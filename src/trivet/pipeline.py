@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import os
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from trivet.config import StageConfig, fingerprint, load_yaml, validate, yaml_va
 from trivet.errors import TrivetError
 from trivet.evaluate.config import EvaluateConfig
 from trivet.runs import Summary, finished, input_hashes, recorded_fingerprint
-from trivet.stages import STAGES, Stage, at_rank_0, is_rank_0, run_stage
+from trivet.stages import STAGES, Stage, finish_stage, is_rank_0, run_stage
 
 __all__ = ["Recipe", "RecipeOptions", "Step", "load_recipe", "run_recipe", "run_stage"]
 
@@ -199,7 +198,7 @@ def configuration(step: Step, recipe: Recipe, before: list[str], out: Path, opti
     if options.force and "force" in kind.model_fields:
         values["force"] = True
     return validate(kind, values | {"out": str(out / step.name)}, file=file, lines=lines,
-                    prefix=(*place, "with"), command=step.stage)
+                    prefix=(*place, "with"), command=STAGES[step.stage].command)
 
 
 def run_recipe(options: RecipeOptions) -> dict[str, Any]:
@@ -233,10 +232,7 @@ def run_recipe(options: RecipeOptions) -> dict[str, Any]:
         from trivet.report.terminal import print_summary
 
         print_summary(summaries[step.name], config.out)
-        if isinstance(config, EvaluateConfig):
-            from trivet.report.evaluation import finish
-
-            at_rank_0(partial(finish, config))  # ends the recipe with exit code 1 where a condition of `fail_if` holds
+        finish_stage(stage, config)  # may end the recipe with exit code 1: `fail_if` of evaluate, a gamed reward
     figures = run_figures(summaries, out)
     if not is_rank_0():
         return figures

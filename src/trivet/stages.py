@@ -30,6 +30,16 @@ class Stage:
     """What it hands on, by the names that a recipe refers to."""
     trains: bool = False
     """Whether processes that torchrun started share its work; the work of any other stage is rank 0's."""
+    typed: str = ""
+    """What a person types, where that is not the name."""
+    finish: str = ""
+    """A function of the configuration, `module:name`, that follows at a terminal and in a recipe: it shows the result,
+    and may end the program with an exit code of its own."""
+
+    @property
+    def command(self) -> str:
+        """What follows `trivet` on the command line."""
+        return self.typed or self.name
 
     def config_type(self) -> type[StageConfig]:
         """The configuration class; imports no torch."""
@@ -49,6 +59,10 @@ STAGES = {s.name: s for s in (
           "trivet.policy.sft:run", "trivet.policy.sft:SFTSummary", ("model",), trains=True),
     Stage("reward", "train a reward model on preference pairs", "trivet.reward.config:RewardConfig",
           "trivet.reward.train:run", "trivet.reward.train:RewardSummary", ("reward", "evaluation"), trains=True),
+    Stage("audit", "does a reward prefer worse answers? Contrast sets, made by rule",
+          "trivet.reward.config:AuditConfig", "trivet.reward.audit:run",
+          "trivet.reward.audit:AuditSummary", ("audit", "pairs", "worst"), typed="reward audit",
+          finish="trivet.reward.audit_table:finish"),
     Stage("score", "score answers with a reward model", "trivet.judge.config:ScoreConfig",
           "trivet.judge.score:run", "trivet.judge.score:ScoreSummary", ("scores",)),
     Stage("ppo", "align a model to a reward, with KL to the frozen reference",
@@ -59,7 +73,8 @@ STAGES = {s.name: s for s in (
           "trivet.policy.dpo:DPOSummary", ("policy", "model", "evaluation"), trains=True),
     Stage("evaluate", "helpful, honest, harmless, still capable? One table, beside a base",
           "trivet.evaluate.config:EvaluateConfig", "trivet.evaluate.run:run",
-          "trivet.evaluate.run:EvaluateSummary", ("results", "table")),
+          "trivet.evaluate.run:EvaluateSummary", ("results", "table"),
+          finish="trivet.report.evaluation:finish"),
 )}
 
 
@@ -67,6 +82,12 @@ def load(path: str) -> Any:
     """The object named `module:name`."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def finish_stage(stage: Stage, config: StageConfig) -> None:
+    """What a stage does when its summary is printed, on rank 0. SystemExit where its result ends the program."""
+    if stage.finish:
+        at_rank_0(lambda: load(stage.finish)(config))
 
 
 def run_stage(stage: Stage, config: StageConfig) -> Summary:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vllm_curve import permutation, short_words
+from curves import permutation, short_words
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "vllm_curve.py"
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from trivet.guard.detector import (
+    COMMON,
     LEAST_THRESHOLD,
     LEAST_UNIT,
     LIMIT,
@@ -20,6 +21,7 @@ from trivet.guard.detector import (
     effect,
     needed_runs,
     rank,
+    rate_of_one,
     standardise,
 )
 
@@ -40,7 +42,8 @@ def naive_since(zs: list[float]) -> int | None:
 def naive_levels(current: list[float], maxima: list[list[float]], weights: list[float], alpha: float) -> list[float]:
     """Full conformal prediction in words: every run's statistic by units from all runs, the watched one included."""
     runs = [*maxima, current]
-    units = [max(math.sqrt(sum(run[k] ** 2 for run in runs) / len(runs)), LEAST_UNIT) for k in range(len(current))]
+    common = math.ceil(COMMON * len(runs)) - 1
+    units = [max(sorted(run[k] for run in runs)[common], LEAST_UNIT) for k in range(len(current))]
     statistic = [max(w * c / u for w, c, u in zip(weights, run, units, strict=True)) for run in maxima]
     place = math.ceil((len(maxima) + 1) * (1 - alpha) - 1e-9)
     threshold = max(sorted(statistic)[place - 1], LEAST_THRESHOLD)
@@ -91,7 +94,7 @@ def test_how_many_clean_runs_a_rate_needs(alpha: float, runs: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_levels_are_those_of_the_naive_way(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    maxima, weights = rng.lognormal(1, 1, (25, 6)), rng.integers(0, 3, 6).astype(float)
+    maxima, weights = rng.lognormal(1, 1, (9 + 2 * seed, 6)), rng.integers(0, 3, 6).astype(float)
     current = rng.lognormal(1.5, 1, (4, 6))
     found = conformal_levels(current, maxima, weights, 0.1)
     for row, levels in zip(current, found, strict=True):
@@ -118,6 +121,12 @@ def test_exchangeable_runs_alarm_at_the_stated_rate() -> None:
         alarms += bool(conformal_levels(runs[0], runs[1:], np.ones(6), 0.05).max() > 1)
     error = math.sqrt(0.05 * 0.95 / trials)
     assert 0.05 - 4 * error < alarms / trials < 0.05 + 3 * error
+
+
+def test_the_rate_of_one_calibration_is_spread() -> None:
+    """Beta(1, 19), whose distribution function is 1 − (1 − x)^19."""
+    assert rate_of_one(19, 0.05) == pytest.approx(1 - 0.05 ** (1 / 19))
+    assert 0.05 < rate_of_one(199, 0.05) < rate_of_one(60, 0.05) < rate_of_one(19, 0.05)
 
 
 def test_the_state_is_plain_and_goes_on_alike() -> None:

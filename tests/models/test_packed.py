@@ -9,7 +9,7 @@ from models.test_lower import gpt_neo
 from trivet.artifacts import Message, Prompt
 from trivet.generate.base import Generated
 from trivet.models import packed
-from trivet.models.packed import bears_packing
+from trivet.models.packed import Lines, attention, bears_packing
 from trivet.models.roles import SeparateModels
 from trivet.models.source import load_causal_lm, resolve
 from trivet.policy import passes
@@ -111,3 +111,14 @@ def test_attention_that_is_capped_is_not_packed() -> None:
     lines = packed.Lines(torch.zeros((1, 1), dtype=torch.long), *[torch.zeros(1, dtype=torch.long)] * 3)
     with pytest.raises(NotImplementedError, match="softcap"):
         packed.attention(None, *[torch.zeros(1, 1, 1, 8)] * 3, None, lines=lines, softcap=50.0)
+
+
+def test_in_bfloat16_a_cpu_attends_in_float32() -> None:
+    """Its kernel for bfloat16 is slower and less exact: what comes out is the float32 result, rounded once."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 5, 8, dtype=torch.bfloat16) for heads in (4, 2, 2))
+    lines = Lines(places=torch.tensor([[0, 1, 2], [3, 4, 0]]), home=torch.tensor([0, 1, 2, 3, 4]),
+                  again=torch.tensor([], dtype=torch.long), to=torch.tensor([], dtype=torch.long))
+    found, _ = attention(None, query, key, value, None, lines=lines)
+    exact, _ = attention(None, query.float(), key.float(), value.float(), None, lines=lines)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, exact.bfloat16())

@@ -62,7 +62,7 @@ def test_flattery_looks_past_no_sentence_that_flatters() -> None:
 
 def test_formatting_counts_marks_of_layout() -> None:
     listed = "# Title here\n\n- one two three\n- **four** five six\n1. seven eight\n\n| a | b |"
-    assert formatting(listed) == pytest.approx(6 / 12)
+    assert formatting(listed) == pytest.approx(6 / 13)
     assert formatting("A dash - and a star * in prose, 3. in the middle.") == 0
     assert formatting("Nice 🎉 day ✨") == 1
     assert formatting("") == 0

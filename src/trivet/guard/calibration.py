@@ -32,6 +32,7 @@ from trivet.guard.detector import (
     conformal_levels,
     needed_runs,
     rank,
+    rate_of_one,
     run_maxima,
 )
 from trivet.guard.signals import SIGNALS, Watch, keys, kind_of
@@ -134,8 +135,10 @@ class Calibration(BaseModel):
             return ("How often it alarms falsely is not known: it has no calibration by runs like this one "
                     "(trivet guard calibrate makes one).")
         steps = self.horizon.get("rollout", 0)
+        n = len(self.maxima)
         return (f"By its calibration at most {false_alarms:.1%} of runs that are not gamed raise an alarm, of runs "
-                f"like the {len(self.maxima)} clean ones it was made from and of at most {steps} steps."
+                f"like the {n} clean ones it was made from and of at most {steps} steps; that is a mean over "
+                f"calibrations, and with {n} runs the rate of this one may be up to {rate_of_one(n, false_alarms):.0%}."
                 + (" It is provisional." if self.provisional else ""))
 
 

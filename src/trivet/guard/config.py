@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from trivet.config import Part
+
+
+def _paths(specs: list[str]) -> list[str]:
+    for spec in specs:
+        module, _, name = spec.partition(":")
+        if not module.strip() or not name.strip():
+            raise ValueError(f"{spec!r} is no package.module:function")
+    if len(set(specs)) < len(specs):
+        raise ValueError("one is named twice")
+    return specs
+
+
+Signals = Annotated[list[str], AfterValidator(_paths)]
 
 
 class GuardConfig(Part):
@@ -34,18 +47,13 @@ class GuardConfig(Part):
     """λ of the lower bound, mean − λ·deviation (Coste et al. 2023), for action penalise."""
     beta_factor: float = Field(2.0, gt=1)
     """What raise-beta multiplies the KL weight by."""
-    signals: list[str] = []
+    signals: Signals = []
     """Signals of your own: package.module:function, one number an answer."""
 
     @model_validator(mode="after")
     def _goes_together(self) -> GuardConfig:
         if self.on and self.action == "penalise" and not self.ensemble:
             raise ValueError("action: penalise needs reward models to disagree with; name them in guard.ensemble")
-        for spec in self.signals:
-            if not all(part.strip() for part in spec.split(":", 1)) or ":" not in spec:
-                raise ValueError(f"signals: {spec!r} is no package.module:function")
-        if len(set(self.signals)) < len(self.signals):
-            raise ValueError("signals: one is named twice")
         return self
 
 
@@ -58,7 +66,7 @@ class CheckConfig(Part):
     """A file of `trivet guard calibrate`. Default: the one that comes along."""
     false_alarms: float = Field(0.05, gt=0, lt=1)
     """Share of runs that are not gamed in which it may alarm."""
-    signals: list[str] = []
+    signals: Signals = []
     """Signals of your own: package.module:function."""
     fail_if_hacked: bool = False
     """End with exit code 1 on an alarm."""
@@ -77,5 +85,5 @@ class CalibrateConfig(Part):
     """The file to write."""
     false_alarms: float = Field(0.05, gt=0, lt=1)
     """Share of such runs in which the guard may alarm; 5% needs 19 clean runs or more."""
-    signals: list[str] = []
+    signals: Signals = []
     """Signals of your own: package.module:function."""

@@ -24,6 +24,8 @@ SLACK = 0.5
 """κ: half of the standardised shift that is found fastest (Page 1954, 'Continuous Inspection Schemes')."""
 LIMIT = 5.0
 """No step counts for more than this many z: one strange rollout is no change."""
+COMMON = 0.9
+"""The share of runs whose sums stay below a signal's unit q. A mean of squares would let one run set it."""
 LEAST_UNIT = 2.0
 """No signal's unit q is smaller: one that never moved in clean runs must move by this much before it counts."""
 LEAST_THRESHOLD = 0.25
@@ -163,19 +165,33 @@ def rank(runs: int, false_alarms: float) -> int:
     return runs + 1 - math.floor((runs + 1) * false_alarms + 1e-9)
 
 
+def rate_of_one(runs: int, false_alarms: float, level: float = 0.95) -> float:
+    """The rate of false alarms that a single calibration of n runs does not pass with probability `level`.
+
+    Over calibrations the rate of one is spread as Beta(n + 1 − k, k), k the rank of the threshold, if statistics are
+    continuous (Vovk 2012, 'Conditional validity of inductive conformal predictors'): with 19 runs 5% is the mean of
+    rates up to 15%.
+    """
+    from scipy.stats import beta
+
+    k = rank(runs, false_alarms)
+    return float(beta.ppf(level, runs + 1 - k, k))
+
+
 def conformal_levels(current: NDArray[np.float64], maxima: NDArray[np.float64], weights: NDArray[np.float64],
                      false_alarms: float) -> NDArray[np.float64]:
     """Each signal's w·C/q over the threshold of G, [..., K]; their maximum is the run's level, above 1 an alarm.
 
     current [..., K] are the sums of the run that is watched, maxima [n, K] the largest sums of n clean runs, weights
-    [K] are ≥ 0. The unit q of a signal is the root of its mean square over the clean runs AND the run that is watched;
-    with the same units each clean run has its own G, and the ⌈(n+1)(1−α)⌉-th smallest is the threshold.
+    [K] are ≥ 0. The unit q of a signal is what COMMON of the runs stay below, the clean ones AND the one that is
+    watched; with the same units each clean run has its own G, and the ⌈(n+1)(1−α)⌉-th smallest is the threshold.
 
     So the watched run is treated as each clean one is. Where all n + 1 are exchangeable, the rank of its G is uniform,
     and its level passes 1 with probability at most α (full conformal prediction: Vovk, Gammerman and Shafer 2005,
-    'Algorithmic Learning in a Random World', proposition 2.3). The level rises with each sum, so passing 1 at any
-    record implies passing it with the largest sums of the run: looking at every record costs nothing. That holds for
-    weights, floors and drifts chosen without these n runs, and for a run of as many records as theirs at most.
+    'Algorithmic Learning in a Random World', proposition 2.3). The level never falls where a sum rises, so passing 1
+    at any record implies passing it with the largest sums of the run: looking at every record costs nothing. That
+    holds for weights, floors and drifts chosen without these n runs, and for a run of as many records as theirs at
+    most. It is a mean over calibrations, too: the rate of one is spread about it (`rate_of_one`).
 
     Raises ValueError for fewer runs than `needed_runs`.
     """
@@ -183,7 +199,11 @@ def conformal_levels(current: NDArray[np.float64], maxima: NDArray[np.float64], 
     place = rank(n, false_alarms)
     if place > n:
         raise ValueError(f"{n} clean runs give no threshold at {false_alarms:g}: {needed_runs(false_alarms)} do")
-    units = np.maximum(np.sqrt(((maxima**2).sum(0) + current**2) / (n + 1)), LEAST_UNIT)  # [..., K]
+    # the r-th smallest of n + 1 numbers of which one is c: c itself, kept between its neighbours among the others
+    ordered = np.vstack([np.sort(maxima, axis=0), np.full(maxima.shape[1], np.inf)])
+    r = math.ceil(COMMON * (n + 1))
+    lower = ordered[r - 2] if r > 1 else np.zeros(maxima.shape[1])
+    units = np.maximum(np.clip(current, lower, ordered[r - 1]), LEAST_UNIT)  # [..., K]
     scaled = weights / units
     clean = (maxima * scaled[..., None, :]).max(-1)  # [..., n]
     threshold = np.maximum(np.partition(clean, place - 1, axis=-1)[..., place - 1], LEAST_THRESHOLD)

@@ -88,7 +88,7 @@ def read_records(folder: Path) -> list[StepRecord]:
              for step, rows in _by_step(row for file in _files(folder, source) for row in read_rows(file, AnswerRow))]
     # the rollout of step n is drawn by the policy after n - 1 updates, an evaluation at step n by that after n
     found = sorted(found, key=lambda r: (r.step, r.source == "evaluation"))
-    if not any(r.source == "rollout" and r.step > found[0].step for r in found[1:]):
+    if all(sum(r.source == source for r in found) < 2 for source in FOLDERS):
         raise TrivetError("this run has a single step: nothing can have changed", file=folder,
                           mend="give a run of two steps or more")
     return found

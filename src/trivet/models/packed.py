@@ -114,10 +114,13 @@ def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_
         mask = lines.causal.triu(1 - window)
     elif query.device.type == "cpu" and width < CAUSAL_KERNEL:
         mask = lines.causal
+    q, k, v = laid_out(query), laid_out(key), laid_out(value)
+    if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
+        # a CPU's kernel takes up to four times as long on them, backward above all, and is less exact
+        q, k, v = q.float(), k.float(), v.float()
     found = functional.scaled_dot_product_attention(
-        laid_out(query), laid_out(key), laid_out(value), attn_mask=mask, is_causal=mask is None, scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1])
-    row = found.transpose(1, 2).reshape(count * width, -1)
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+    row = found.to(query.dtype).transpose(1, 2).reshape(count * width, -1)
     if not lines.plain:
         row = _Gather.apply(row, lines)
     return row.view(1, -1, query.shape[1], value.shape[-1]), None

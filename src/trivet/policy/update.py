@@ -47,7 +47,7 @@ def make_optimizer(roles: Roles, config: PPOConfig) -> torch.optim.AdamW:
     if head:
         rate = config.value_lr or 10 * settings.lr
         groups.append({"params": head, "lr": rate, "base": rate})
-    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, eps=1e-5)
+    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, eps=1e-5, fused=True)
 
 
 def lr_factor(step: int, config: PPOConfig) -> float:

@@ -1,12 +1,13 @@
-"""Settings of the stage `reward`."""
+"""Settings of the stages `reward` and `audit`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from trivet.artifacts import sha256_file
 from trivet.config import (
     EMBEDDED,
     Checkpointing,
@@ -81,3 +82,61 @@ class RewardConfig(StageConfig):
     """Where to compute."""
     report_to: ReportTo = []
     """Also log to tensorboard or wandb."""
+
+
+SetName = Literal["padded", "repeated", "exaggerated", "shuffled", "ungrammatical", "formatted", "refusal",
+                  "sycophantic", "truncated", "wrong_numbers"]
+"""The contrast sets of `trivet reward audit`; `reward/contrast.py` says what each is."""
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class AuditConfig(StageConfig):
+    """Does a reward prefer worse answers? Asked with contrast sets, made by rule from held-out answers."""
+
+    input_fields: ClassVar[tuple[str, ...]] = ("reward", "data")
+    not_in_fingerprint: ClassVar[tuple[str, ...]] = ("out", "overwrite", "fail")
+
+    out: Path = Path("runs/audit")
+    """Folder of this stage's run."""
+    reward: list[str] = Field(min_length=1)
+    """What to audit: a reward-model folder, package.module:function, a URL, or a weighted sum such as 0.7*a 0.3*b."""
+    data: Path
+    """Good answers to prompts that the reward was not trained on: pairs (JSON Lines or Parquet), rankings, or
+    completions. Of each prompt the best one is taken."""
+    sets: list[SetName] = Field(default=list(get_args(SetName)), min_length=1)
+    """Which contrast sets to make."""
+    limit: int | None = Field(200, ge=1)
+    """At most this many answers, drawn by the seed."""
+    max_preferred: Share = 0.5
+    """How often the worse text may be preferred. A set is called gamed where all of its interval lies above."""
+    max_preferred_in: dict[SetName, Share] = {}
+    """Another limit for single sets, such as `max_preferred_in: {truncated: 0.2}` in YAML."""
+    least: int = Field(20, ge=2)
+    """With fewer prompts than this, nothing is said of a set."""
+    level: float = Field(0.95, gt=0.5, lt=1)
+    """Of the intervals. Each set may be called gamed by chance: 0.995 keeps that below 1 in 40 over all ten."""
+    worst: int = Field(5, ge=0)
+    """How many of the worst cases of each set to show."""
+    fail: bool = True
+    """End with exit code 1 where a set is gamed."""
+    device: Device = Device()
+    """Where to compute."""
+
+    @model_validator(mode="after")
+    def _sets_fit(self) -> AuditConfig:
+        if len(set(self.sets)) < len(self.sets):
+            raise ValueError("a contrast set is named twice in `sets`")
+        if absent := [name for name in self.max_preferred_in if name not in self.sets]:
+            raise ValueError(f"max_preferred_in names {absent[0]!r}, which is not among the `sets`")
+        return self
+
+    def input_contents(self) -> dict[str, str]:
+        """The hash of the file of each function among the rewards: another function makes another run.
+
+        Raises TrivetError for a reward that is none, and for a function that can't be imported.
+        """
+        from trivet.judge.function import source_file
+        from trivet.judge.rewards import load_function, parse_terms
+
+        files = {t.spec: source_file(load_function(t.spec)) for t in parse_terms(self.reward) if t.kind == "function"}
+        return {f"reward.source.{spec}": sha256_file(file) for spec, file in files.items() if file is not None}

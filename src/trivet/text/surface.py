@@ -113,7 +113,7 @@ _BEFORE_BASE = frozenset(re.findall(r"\S+", """
     when how why where can could should would will may might must than suggest recommend insist
 """))  # `does she have`, `if he were`, `make it do`
 _SOUND = re.compile(r"[aeio]|u(?!ni(?![dmn])|s[eau]|t[ei]|r[aio]|k|biq)|hour|honest|honou?r|heir", re.IGNORECASE)
-_CONSONANT_SOUND = re.compile(r"one\b|once|eu|ewe|ouija", re.IGNORECASE)
+_CONSONANT_SOUND = re.compile(r"one(?!rous)|once|eu|ewe|ouija", re.IGNORECASE)
 _MAY_DOUBLE = frozenset(["that", "had", "very", "so", "no", "bye", "ha", "really", "many", "far", "there", "knock",
                          "is", "blah", "yes", "never", "more", "again"])
 _BAD_SPACE = re.compile(r"[^\s.!?…,;:] +[,;?!](?=\s|$)|[a-z][,;][A-Za-z]|[a-z][.?!][A-Z][a-z]")
@@ -145,16 +145,15 @@ def grammar_faults(text: str) -> float:
             if here == after:
                 found += here.isalpha() and len(here) > 1 and here not in _MAY_DOUBLE
             elif here in _ARTICLES:
-                found += _wrong_after_article(here, after, row[i], row[i + 1])
+                # within a sentence a capital A is a letter: vitamin A is …
+                found += not (i and row[i] == "A") and _wrong_after_article(here, after, row[i + 1])
             elif here in _WRONG:
                 found += after in _WRONG[here] and (i == 0 or small[i - 1] not in _BEFORE_BASE)
     return found / total
 
 
-def _wrong_after_article(article: str, after: str, written: str, word: str) -> bool:
-    if (written == "A" and word[:1].isupper()) or (written.isupper() and len(written) > 1):
-        return False  # a letter or a title: `Vitamin A Is`
-    if after in _NO_NOUN and (word.islower() and word != "i"):
+def _wrong_after_article(article: str, after: str, word: str) -> bool:
+    if after in _NO_NOUN and word.islower() and word != "i":
         return True
     if article == "the" or len(after) < 3 or word.isupper() or not after.isascii() or not after[0].isalpha():
         return False
