@@ -69,7 +69,8 @@ def work(chosen: argparse.Namespace) -> None:
         from overopt import gold
         from overopt.world import scorer
 
-        score = scorer(world.gold, world.device)
+        device = world.device if chosen.core is None else world.device.model_copy(update={"threads": 1})
+        score = scorer(world.gold, device)
         with runs.claimed(world, "gold-reference") as mine:
             if mine and not gold.gold_file(world, "reference").exists():
                 gold.score_reference(world, score)
@@ -100,7 +101,8 @@ def main() -> None:
         runs.workers([*again, "--worker", "runs"], world, count, "runs",
                      lambda: sum(not runs.is_made(world, s) for s in specs))
     if "gold" in chosen.only:
-        runs.workers([*again, "--worker", "gold"], world, count, "gold", lambda: sum(
+        runs.workers([*again, "--worker", "gold"], world, count, "gold", lambda: (
+            not gold.gold_file(world, "reference").exists()) + sum(
             runs.has_answers(world, s) and not gold.gold_file(world, s.name).exists() for s in specs))
     if "analyse" in chosen.only:
         from overopt.analyse import figures

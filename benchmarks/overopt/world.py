@@ -108,6 +108,7 @@ class World:
 def build(world: World, proxies: Sequence[tuple[Proxy, int]], data: Path | None) -> dict[str, Any]:
     """Make what is missing; world.json. Raises TrivetError where the folder holds another world."""
     scale = world.scale
+    prepare(world.device)
     files = write_parts(scale, world.seed, world.path("prompts"))
     source = resolve(scale.model)
     for name, count in (("gold", scale.gold_blocks), ("proxy", scale.proxy_blocks)):
