@@ -20,7 +20,7 @@ POOR, MIDDLE, GOOD = Proxy(32, 0.3), Proxy(100, 0.15), Proxy(300, 0.0)
 PROXIES = (POOR, MIDDLE, GOOD)
 BETAS = (0.0, 0.05, 0.2)
 """Of Gao's curves. In deviations of the proxy a nat: at 0.05 one deviation pays for 20 nats."""
-FAST, SLOW, SLOWER = 1e-3, 3e-4, 1e-4
+FAST, SLOW, SLOWER = 2e-3, 3e-4, 1e-4
 """Learning rates: FAST is that of runs that may overoptimise within their few steps."""
 
 
@@ -122,6 +122,6 @@ def settings(spec: RunSpec, world: World) -> PPOConfig:
         # the proxy comes calibrated, a bonus in units of its own: no scale is guessed from the first few answers
         "normalise": False,
         "stop": {"steps": scale.steps}, "checkpoint": {"every": scale.steps, "keep": 1},
-        "evaluation": {"prompts": world.path("prompts", "evaluation.jsonl"), "samples": 2, "during": 1,
+        "evaluation": {"prompts": world.path("prompts", "evaluation.jsonl"), "samples": 1, "during": 1,
                        "every": scale.every, "reward": str(world.heldout)},
         "device": {"device": scale.device, "threads": 1 if scale.device == "cpu" else None}})

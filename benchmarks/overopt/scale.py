@@ -14,11 +14,11 @@ class Scale:
     name: str
     model: str = EMBEDDED
     # answers
-    tokens: int = 20
+    tokens: int = 16
     temperature: float = 0.7
     # prompts of each part (overopt/prompts.py)
     train_prompts: int = 64
-    evaluation_prompts: int = 24
+    evaluation_prompts: int = 20
     proxy_prompts: int = 330
     heldout_prompts: int = 120
     gold_prompts: int = 100
@@ -37,12 +37,12 @@ class Scale:
     hh_tokens: int = 192
     gold_epochs: float = 2.0
     # runs
-    steps: int = 20
+    steps: int = 16
     rollout: int = 16
     answers: int = 4
     every: int = 4
     """Steps between evaluations."""
-    last_layers: int | None = 8
+    last_layers: int | None = 6
     device: str = "cpu"
     # how many runs (overopt/plan.py)
     seeds: int = 5
