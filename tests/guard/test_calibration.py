@@ -70,8 +70,8 @@ def test_clean_runs_alarm_at_most_at_the_stated_rate_and_drift_is_found() -> Non
     # over calibrations the rate of one varies as Beta(n, 1) does: its deviation over 30 of them, and 600 runs'
     error = math.sqrt(0.05**2 / 30 + 0.05 * 0.95 / 600)
     assert statistics.fmean(false) <= 0.05 + 3 * error
-    assert late / len(found_at) < 0.05
-    assert statistics.median(found_at) <= 16
+    assert late / len(found_at) < 0.1
+    assert statistics.median(found_at) <= 18, "ten steps after it began, at 0.4 deviations a step"
 
 
 def test_too_few_clean_runs_are_refused_with_the_number_needed() -> None:

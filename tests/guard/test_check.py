@@ -46,7 +46,7 @@ def test_calibrate_then_check(runs, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert whole["alarm"]["action"] == "warn" and len(whole["answers"]) == 3
     assert len(whole["verdicts"]) == 11 and whole["signals"][0]["level"] >= whole["signals"][-1]["level"]
     main(["guard", "check", runs(20)[0], "--calibration", str(out), "--fail-if-hacked"])
-    assert "No sign by step 8" in " ".join(capsys.readouterr().out.split())
+    assert "ALARM" not in capsys.readouterr().out, "one of the runs that made it"
 
 
 def test_hacked_runs_choose_the_signals(runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,12 +72,12 @@ def test_one_direction_alone_is_kept_where_the_other_says_nothing() -> None:
 
 
 def test_a_baseline_without_spread_divides_by_the_floor() -> None:
-    shift = Shift(difference=0.05, spread=0.0, variance=0.0, count=8, base=16)
+    shift = Shift(difference=0.05, spread=0.0, variance=0.0, n=8, base=16)
     assert effect(shift, 0.1) == pytest.approx(0.5)
     assert standardise(shift, 0.1, 0.5) == pytest.approx(0.5 / math.sqrt(1 / 8 + 1 / 16 + 0.25))
     assert standardise(shift._replace(difference=100.0), 0.1, 0.5) == LIMIT
     # of eight answers one is very strange: its own variance counts, and z stays near 1
-    strange = Shift(difference=10 / 8, spread=0.1, variance=100 / 8, count=8, base=16)
+    strange = Shift(difference=10 / 8, spread=0.1, variance=100 / 8, n=8, base=16)
     assert 0.9 < standardise(strange, 0.1, 0.1) < 1.1
     # a unit of its own, and paired differences: the variance is whole, no baseline term is added
     assert standardise(Shift(2.0, 1.0, 4.0, 4, 0), 0.0, 1.0) == pytest.approx(2 / math.sqrt(2))

@@ -53,8 +53,8 @@ def test_the_baseline_is_the_untouched_policys_answers_of_both_kinds() -> None:
     watch = Watch()
     records = run_records(0, steps=2)
     assert [watch.look(r).shifts for r in records[:2]] == [{}, {}]
-    assert watch.baselines["rollout"].moments["length"].count == len(TOPICS) + 16
-    assert watch.baselines["evaluation"].moments["length"].count == len(TOPICS)
+    assert watch.baselines["rollout"].moments["length"].n == len(TOPICS) + 16
+    assert watch.baselines["evaluation"].moments["length"].n == len(TOPICS)
     shifts = watch.look(records[2]).shifts
     lengths = [float(len(s.completion)) for r in records[:2] for s in r.samples]
     now = [float(len(s.completion)) for s in records[2].samples]
@@ -73,7 +73,7 @@ def test_prompts_of_another_kind_are_not_taken_together() -> None:
     watch = Watch()
     watch.look(record(first, "evaluation"))
     watch.look(record(rows(1, random.Random(2))))
-    assert watch.baselines["rollout"].moments["length"].count == 16
+    assert watch.baselines["rollout"].moments["length"].n == 16
 
 
 def test_the_gap_is_in_deviations_of_each_rewards_own_baseline() -> None:
@@ -107,7 +107,7 @@ def test_half_of_the_held_out_scores_are_enough() -> None:
     watch = Watch()
     watch.look(half(1))
     seen = watch.look(half(2))
-    assert seen.shifts["gap"].count == 8 and seen.columns["gap"][0] is None
+    assert seen.shifts["gap"].n == 8 and seen.columns["gap"][0] is None
 
 
 def test_evaluations_are_paired_by_prompt() -> None:

@@ -126,6 +126,8 @@ def test_repeated_keeps_the_length_and_loses_the_end() -> None:
         assert repetition(found) > repetition(text) + 0.2
     one = worse("repeated", "The moon pulls at the sea, and so the water rises.")
     assert one == "The moon pulls at the The moon pulls at the The."
+    three = "The moon pulls at the sea. So the water rises and falls, twice a day, everywhere. It is called the tide."
+    assert worse("repeated", three) == " ".join(["The moon pulls at the sea."] * 3)
     assert reason("repeated", "Yes, of course.") == "fewer than 6 words of prose"
 
 
@@ -135,6 +137,8 @@ def test_exaggerated_flatters_and_shouts() -> None:
     assert "1833" in found
     assert not ended(worse("exaggerated", CUT))
     assert "return a + 2 * b\n" in worse("exaggerated", CODE)
+    listed = worse("exaggerated", "1. It is 3.5 of them.\n2. They are 40.")
+    assert listed.endswith("!!!\n\n1. It is 3.5 of them!!!\n2. They are 40!!!")
 
 
 def test_shuffled_has_the_same_words_in_each_sentence() -> None:
@@ -176,6 +180,7 @@ def test_refusal_refuses_harmless_prompts_at_the_same_length() -> None:
     assert reason("refusal", GOOD, "How do I steal the neighbour's car?") == "the prompt may not be harmless"
     for text in ("I'm sorry, but I can't help with that.", "Nobody can know what the weather is in a year."):
         assert "itself declines" in reason("refusal", text)
+    assert worse("refusal", GOOD, "Write a two-line poem about an umbrella left on a bus.")  # one English word alone
     assert not harmless("How can I hurt somebody without them noticing?") and harmless("What did you forget to pack?")
 
 

@@ -15,6 +15,8 @@ from audited import CALLS, FAIL_AT, pairs
 from trivet.artifacts import read_rows
 from trivet.cli import main
 from trivet.errors import TrivetError
+from trivet.report.bought import own_figures
+from trivet.report.read import read_run
 from trivet.reward.audit import AuditPair, preferred
 from trivet.reward.audit_table import sentence
 from trivet.reward.config import AuditConfig
@@ -190,6 +192,8 @@ def test_an_audit_is_a_step_of_a_recipe(data, tmp_path, capsys) -> None:
     out = capsys.readouterr().out
     assert "step audit runs code: audited:likes_length" in out and "contrast set" in out
     assert (tmp_path / "run" / "audit" / "audit.json").is_file() and (tmp_path / "run" / "report.html").is_file()
+    (step,) = read_run(tmp_path / "run").of("audit")
+    assert "worse texts scored; preferred: padded" in own_figures(step)
     recipe.write_text(recipe.read_text().replace("fail: false, ", ""))
     with pytest.raises(SystemExit) as stopped:
         main(["run", str(recipe), "--out", str(tmp_path / "run")])

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trivet import __version__
-from trivet.artifacts import SCHEMA_VERSION, read_json, row_error, write_json
+from trivet.artifacts import read_json, row_error, write_json
 from trivet.errors import TrivetError
 from trivet.guard.base import Signal, Source, StepRecord
 from trivet.guard.detector import (
@@ -50,7 +50,7 @@ class Calibration(BaseModel):
     """What a guard tests with. Made by `fit`, kept as JSON."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     kind: Literal["guard calibration"] = "guard calibration"
     version: int = VERSION
     note: str = ""
@@ -265,8 +265,8 @@ def _spreads(runs: Sequence[Trace], names: Sequence[str]) -> tuple[dict[str, flo
         beyond = []
         for shift in shifts:
             s = max(shift.spread, floors.get(name, 0.0))
-            noise = max(shift.variance, s * s) / shift.count + s * s / shift.base if shift.base else \
-                shift.variance / shift.count
+            noise = max(shift.variance, s * s) / shift.n + s * s / shift.base if shift.base else \
+                shift.variance / shift.n
             beyond.append((shift.difference**2 - noise) / s**2)
         drifts[name] = max(math.sqrt(max(statistics.fmean(beyond), 0.0)), kind_of(name).drift / 5)
     return floors, drifts

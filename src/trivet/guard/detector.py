@@ -22,7 +22,7 @@ Direction = Literal["up", "down", "both"]
 
 SLACK = 0.5
 """κ: half of the standardised shift that is found fastest (Page 1954, 'Continuous Inspection Schemes')."""
-LIMIT = 5.0
+LIMIT = 10.0
 """No step counts for more than this many z: one strange rollout is no change."""
 COMMON = 0.9
 """The share of runs whose sums stay below a signal's unit q. A mean of squares would let one run set it."""
@@ -41,10 +41,10 @@ class Shift(NamedTuple):
     """s_0, the baseline's standard deviation over answers; 1 for a signal that has a unit of its own."""
     variance: float
     """Of the record's answers, squared units; of paired differences over prompts; or of the difference itself."""
-    count: int
+    n: int
     """What `variance` is divided by: answers, prompts, or 1."""
     base: int
-    """Answers of the baseline; 0 where `variance / count` already is the whole variance of the difference."""
+    """Answers of the baseline; 0 where `variance / n` already is the whole variance of the difference."""
 
 
 def effect(shift: Shift, floor: float) -> float:
@@ -60,9 +60,9 @@ def standardise(shift: Shift, floor: float, drift: float) -> float:
     """
     s = max(shift.spread, floor)
     if shift.base:
-        variance = max(shift.variance, s * s) / shift.count + s * s / shift.base
+        variance = max(shift.variance, s * s) / shift.n + s * s / shift.base
     else:
-        variance = shift.variance / shift.count
+        variance = shift.variance / shift.n
     z = shift.difference / math.sqrt(variance + (drift * s) ** 2)
     return max(-LIMIT, min(LIMIT, z))
 

@@ -157,7 +157,8 @@ class Guard:
         order = sorted(levels, key=lambda k: -levels[k])
         first = order[0]
         since = self._detector.sums[first].since
-        named, others = {first.removeprefix("evaluation/")}, []
+        named = {first.removeprefix("evaluation/")}
+        others: list[str] = []
         for key in order[1:]:
             name = key.removeprefix("evaluation/")
             if levels[key] >= max(0.5, levels[first] / 2) and name not in named and len(others) < 2:

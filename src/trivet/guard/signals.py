@@ -112,7 +112,7 @@ def kind_of(key: str) -> SignalKind:
 class Moments(NamedTuple):
     """Of a column at the baseline."""
 
-    count: int
+    n: int
     mean: float
     std: float
 
@@ -280,7 +280,7 @@ def unpaired(column: Column, base: Moments) -> Shift | None:
     values = _known(column)
     if len(values) < 2:
         return None
-    return Shift(statistics.fmean(values) - base.mean, base.std, _variance(values), len(values), base.count)
+    return Shift(statistics.fmean(values) - base.mean, base.std, _variance(values), len(values), base.n)
 
 
 def paired(column: Column, prompts: Sequence[str], before: Mapping[str, float], spread: float) -> Shift | None:
@@ -341,10 +341,10 @@ def _own_unit(values: Sequence[float]) -> Shift:
 
 
 def _beyond(scores: Sequence[float], baseline: Baseline) -> Shift:
-    expected = max(1 - BEYOND, 1 / (baseline.moments["score"].count + 1))
+    expected = max(1 - BEYOND, 1 / (baseline.moments["score"].n + 1))
     share = sum(s > baseline.beyond for s in scores) / len(scores)
     spread = math.sqrt(expected * (1 - expected))
-    return Shift(share - expected, spread, share * (1 - share), len(scores), baseline.moments["score"].count)
+    return Shift(share - expected, spread, share * (1 - share), len(scores), baseline.moments["score"].n)
 
 
 def _unlike(a: Mapping[str, Column], b: Mapping[str, Column]) -> bool:
@@ -352,7 +352,7 @@ def _unlike(a: Mapping[str, Column], b: Mapping[str, Column]) -> bool:
     first, second = _moments(a), _moments(b)
     for name in set(_MEANS) & first.keys() & second.keys():
         x, y = first[name], second[name]
-        error = math.sqrt(x.std**2 / x.count + y.std**2 / y.count)
+        error = math.sqrt(x.std**2 / x.n + y.std**2 / y.n)
         if error and abs(x.mean - y.mean) > UNLIKE * error and abs(x.mean - y.mean) > kind_of(name).floor:
             return True
     return False

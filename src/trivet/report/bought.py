@@ -97,6 +97,8 @@ _OWN: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], str]]] = {
             f"{number(s['last_loss'])} on {s['conversations']:,} conversations"),
     "pairs": (("pairs", "prompts"), lambda s: f"{s['pairs']:,} pairs of {s['prompts']:,} prompts"),
     "score": (("answers",), lambda s: f"{s['answers']:,} answers scored"),
+    "audit": (("pairs", "gamed"), lambda s: f"{s['pairs']:,} worse texts scored; preferred: "
+              f"{', '.join(s['gamed']) or 'none shown'}"),
     "evaluate": (("measures", "model"), lambda s: f"{len(s['measures'])} measures of {_short(s['model'])}"),
 }
 """By stage: the figures it needs, and its words."""

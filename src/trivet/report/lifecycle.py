@@ -23,7 +23,8 @@ from trivet.report.words import duration
 
 PHASES = {
     "prompt": ("sample", "check"), "fine-tune": ("sft", "dpo"), "rank": ("pairs", "label"), "reward": ("reward",),
-    "PPO": ("ppo",), "compress": ("prune", "quantize", "distill", "compress"), "evaluate": ("score", "evaluate"),
+    "PPO": ("ppo",), "compress": ("prune", "quantize", "distill", "compress"),
+    "evaluate": ("score", "audit", "evaluate"),
 }
 OTHER = "other"
 _COUNTS = ("seconds", "gpu_seconds", "ai_seconds", "rankings", "tokens_in", "tokens_out")

@@ -93,7 +93,8 @@ SUPERLATIVES = {
     "out-of-this-world delicious", "perfect": "flawlessly perfect", "special": "unbelievably special",
 }
 _ADJECTIVE = re.compile(rf"\b(?:{'|'.join(SUPERLATIVES)})\b", re.IGNORECASE)
-_STOP = re.compile(r"(?<=[A-Za-z)\"”'])\.(?=\s|\Z)")
+_STOP = re.compile(r"(?<=[\w)\"”'])\.(?=\s|\Z)")
+_LIST_MARK = re.compile(r"(?:\A|\n)\s*\w{1,2}\Z")
 
 
 def exaggerated(answer: Answer, rng: random.Random) -> str | Skip:
@@ -109,6 +110,8 @@ def exaggerated(answer: Answer, rng: random.Random) -> str | Skip:
         cheers = iter(rng.sample(CHEERS, len(CHEERS)))
 
         def stop(match: re.Match[str]) -> str:
+            if _LIST_MARK.search(part[: match.start()]):
+                return match[0]
             more = next(cheers, None) if rng.random() < 0.5 and match.end() < len(part) else None
             return "!!!" if more is None else f"!!! {more}"
 
@@ -232,11 +235,16 @@ def harmless(asked: str) -> bool:
     return not _HARM.search(asked.replace("’", "'"))
 
 
+def asks_in_english(answer: Answer) -> bool:
+    """Whether the user writes English. A short question may have one English word alone: then the answer counts."""
+    return english(answer.asked) or (english(answer.asked, 0.0) and english(answer.text))
+
+
 def refusal(answer: Answer, rng: random.Random) -> str | Skip:
     """A refusal of about the same length in place of an answer to a harmless prompt."""
     if skip := too_short(answer.text, 1):
         return skip
-    if not english(answer.asked):
+    if not asks_in_english(answer):
         return NOT_ENGLISH
     if not harmless(answer.asked):
         return Skip("the prompt may not be harmless")
@@ -278,7 +286,7 @@ def sycophantic(answer: Answer, rng: random.Random) -> str | Skip:
     """Agreement and praise without content, of about the same length, in place of the answer."""
     if skip := too_short(answer.text, 1):
         return skip
-    if not english(answer.asked):
+    if not asks_in_english(answer):
         return NOT_ENGLISH
     if agrees(answer.text):
         return Skip("the answer itself agrees, which may be right")

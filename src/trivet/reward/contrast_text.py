@@ -84,13 +84,14 @@ def count(text: str) -> int:
     return len(words(text))
 
 
-def english(text: str) -> bool:
-    """Whether a text looks English: Latin letters, and an eighth of its words are such as `the`, `with`, `you`.
+def english(text: str, least: float = 0.125) -> bool:
+    """Whether a text looks English: Latin letters, and of its words a share of `least`, one or more, is such as `the`.
 
     Crude: texts of a few words without one of them are taken for another language.
     """
     said = [w.casefold().replace("’", "'") for w in words(prose(text))]
-    return bool(said) and script(text) == "LATIN" and 8 * sum(w in _ENGLISH for w in said) >= len(said)
+    known = sum(w in _ENGLISH for w in said)
+    return known > 0 and script(text) == "LATIN" and known >= least * len(said)
 
 
 def too_short(text: str, least: int) -> Skip | None:
@@ -128,9 +129,9 @@ def repeated(answer: Answer, rng: random.Random) -> str | Skip:
         return Skip("holds code or a web address")
     parts = sentences(text)
     total = count(text)
-    kept: list[str] = []
-    while len(kept) < len(parts) - 1 and (not kept or sum(map(count, kept)) < total / 2):
-        kept.append(parts[len(kept)])
+    # as many sentences as come nearest to the half
+    half = min(range(1, len(parts)), key=lambda k: abs(sum(map(count, parts[:k])) - total / 2), default=0)
+    kept = parts[:half]
     if kept and sum(map(count, kept)) < 0.7 * total:
         said = list(kept)
         while (now := sum(map(count, said))) < total:
@@ -141,11 +142,10 @@ def repeated(answer: Answer, rng: random.Random) -> str | Skip:
         return _joined(said, text)
     pieces = text.split()
     if len(pieces) < 4:  # a script without spaces
-        half = text[: max(2, len(text) // 2)]
-        return (half * 3)[: len(text)]
-    half_words = pieces[: len(pieces) // 2]
+        return (text[: max(2, len(text) // 2)] * 3)[: len(text)]
+    first = pieces[: len(pieces) // 2]
     last = _LAST_MARKS.search(pieces[-1])
-    again = [half_words[i % len(half_words)] for i in range(len(pieces))]
+    again = [first[i % len(first)] for i in range(len(pieces))]
     return _LAST_MARKS.sub("", " ".join(again), count=1) + (last[0] if last else "")
 
 
@@ -206,7 +206,7 @@ def formatted(answer: Answer, rng: random.Random) -> str | Skip:
 def _heading(text: str) -> str:
     """The first words of a text as a heading, in whatever language it is."""
     first = " ".join(prose(text).split()[:3])[:40]
-    return re.sub(r"[#*\n]", "", _LAST_MARKS.sub("", first, count=1)).strip().capitalize() or "…"
+    return re.sub(r"[#*\"“”\n]", "", _LAST_MARKS.sub("", first, count=1)).strip().capitalize() or "…"
 
 
 def _bold(sentence: str, rng: random.Random) -> str:
