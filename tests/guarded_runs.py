@@ -21,9 +21,9 @@ def guarded(folder: Path) -> dict[str, list[str]]:
     (folder / "held.py").write_text(
         "def out(samples):\n    return [-abs(len(s.completion) - 12) / 4 for s in samples]\n\n\n"
         "def other(samples):\n    return [s.completion.count('e') - 0.1 * len(s.completion) for s in samples]\n")
-    # nothing moved in the clean runs: with the least unit and threshold a sum of 0.5 is an alarm
-    save(Calibration(horizon={"rollout": 14, "evaluation": 7}, signals=["length"], maxima=[[0.0]] * 19,
-                     drifts={"length": 1.0}), folder / "calibration.json")
+    # KL alone, which rises in any run: of "clean" runs whose sums came to 4, which takes some steps
+    save(Calibration(horizon={"rollout": 14}, signals=["kl"], maxima=[[4.0]] * 19, drifts={"kl": 4.0}),
+         folder / "calibration.json")
     common = [*ppo, "--evaluation.reward", "held:out", "--guard.calibration", str(folder / "calibration.json"),
               "--evaluation.during", "2", "--optimizer.schedule", "constant", "--optimizer.lr", "2e-2"]
     return {action: [*common, "--guard.action", action, *more] for action, more in ACTIONS.items()}

@@ -123,10 +123,11 @@ def test_the_wheel_installs_and_runs_elsewhere(tmp_path) -> None:
                     str(wheel)], check=True, capture_output=True)
     code = ("import trivet, pathlib; from trivet.pipeline import shipped, starter; "
             "print(trivet.__file__); print(*shipped()); print(starter('rankings')); "
-            "from trivet.report import page; print(pathlib.Path(page.__file__).with_name('template.html').exists())")
+            "from trivet.report import page; print(pathlib.Path(page.__file__).with_name('template.html').exists()); "
+            "from trivet.guard.calibration import DEFAULTS; print(DEFAULTS.exists())")
     out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True,
                          env=os.environ | {"PYTHONPATH": str(target)}).stdout.splitlines()
     assert out[0].startswith(str(target))
     assert {"quickstart", "harmlessness"} <= set(out[1].split())
     assert out[2].startswith(str(target)) and Path(out[2]).stat().st_size > 100_000
-    assert out[3] == "True"
+    assert out[3:] == ["True", "True"]

@@ -36,7 +36,7 @@ def test_each_action_was_taken(place, whole) -> None:
     metrics = {a: [json.loads(x) for x in (folder / f"{a}-whole" / "metrics.jsonl").read_text().splitlines()]
                for a in ACTIONS}
     assert len(metrics["warn"]) == 14
-    assert any(r.get("guard_signal") == "length" and r["guard_level"] > 1 for r in metrics["warn"])
+    assert any(r.get("guard_signal") == "kl" and r["guard_level"] > 1 for r in metrics["warn"])
     coefficients = [r["kl_coef"] for r in metrics["raise-beta"]]
     assert coefficients[whole["raise-beta"]] > 1.5 * coefficients[whole["raise-beta"] - 1]
     # before the alarm the penalised score is the score less what is cut off; from it on another one

@@ -157,10 +157,11 @@ def test_the_frozen_reference_bounds_kl_and_without_it_the_policy_drifts(prompt_
     for coef in (0.0, 3.0):
         run(prompt_file, tiny_model_folder, tmp_path / f"c{coef}", stop={"steps": 20}, kl={"coef": coef})
         rows = [json.loads(x) for x in (tmp_path / f"c{coef}" / "metrics.jsonl").read_text().splitlines()]
-        kl[coef] = [sum(r["kl"] for r in rows[k : k + 5]) / 5 for k in (5, 10, 15)]
+        kl[coef] = [sum(r["kl"] for r in rows[k : k + 5]) / 5 for k in (0, 5, 10, 15)]
     assert kl[3.0][-1] < kl[0.0][-1] / 2
-    assert kl[0.0][-1] > 2 * kl[0.0][0], "without the term it goes on drifting"
-    assert max(kl[3.0]) < min(kl[0.0]), "with it it stays near from the first steps on"
+    assert kl[0.0] == sorted(kl[0.0]) and kl[0.0][-1] > 2 * kl[0.0][0], "without the term it goes on drifting"
+    assert max(kl[3.0]) < min(kl[0.0][1:]), "with it, it stays near"
+    assert kl[3.0][-1] < 1.2 * kl[3.0][1], "and drifts no further"
 
 
 def test_two_runs_are_equal_and_another_seed_is_not(prompt_file, tiny_model_folder, tmp_path) -> None:

@@ -342,7 +342,7 @@ def _detection(runs: Sequence[tuple[NDArray[np.float64], NDArray[np.bool_]]], ma
 # --- without runs -------------------------------------------------------------------------------------
 
 
-def noise_threshold(*, steps: int = 100, answers: int = 32, base: int = 64, false_alarms: float = 0.05,
+def noise_threshold(*, steps: int = 30, answers: int = 32, base: int = 64, false_alarms: float = 0.05,
                     runs: int = 1000, seed: int = 0) -> float:
     """The largest sum that all but `false_alarms` of simulated runs stay below: a fallback without clean runs.
 
@@ -367,10 +367,10 @@ def noise_threshold(*, steps: int = 100, answers: int = 32, base: int = 64, fals
     return float(np.quantile(largest, 1 - false_alarms))
 
 
-def uncalibrated(*, steps: int = 100, runs: int = 1000, seed: int = 0) -> Calibration:
+def uncalibrated(*, steps: int = 30, runs: int = 1000, seed: int = 0) -> Calibration:
     """What is used without clean runs: every signal counts alike, the threshold is `noise_threshold`'s guess."""
     return Calibration(
-        note="No runs: signals of weight 1, a threshold from simulated drift and sampling noise. Its rate of false "
-        "alarms on real runs is not known.", provisional=True,
+        note=f"No runs: signals of weight 1, a threshold from {steps} simulated steps of drift and noise. Its rate of "
+        "false alarms on real runs is not known.", provisional=True,
         made={"trivet": __version__, "simulation": {"steps": steps, "runs": runs, "seed": seed}},
         noise_threshold=round(noise_threshold(steps=steps, runs=runs, seed=seed), 3))

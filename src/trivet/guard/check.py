@@ -138,11 +138,13 @@ def show(found: Checked) -> None:
     from trivet.training.progress import console
 
     table = Table(title=f"signals of {escape(str(found.folder))}", title_justify="left", pad_edge=False)
-    for name in ("signal", "highest level", "at step", "shift", "what it is"):
-        table.add_column(name, justify="right" if name in ("highest level", "at step") else "left")
+    wide = console.width >= 110
+    for name in ("signal", "highest level", "at step", "shift", *(["what it is"] if wide else [])):
+        table.add_column(name, justify="right" if name in ("highest level", "at step") else "left", no_wrap=True)
     for row in found.peaks()[:SHOWN]:
         shift = "" if row["effect"] is None else f"{row['effect']:+.2f} {row['unit']}"
-        table.add_row(escape(row["signal"]), f"{row['level']:.2f}", str(row["step"]), shift, escape(row["what"]))
+        table.add_row(escape(row["signal"]), f"{row['level']:.2f}", str(row["step"]), shift,
+                      *([escape(row["what"])] if wide else []))
     console.print(table)
     console.print(escape(f"{'ALARM. ' if found.alarm is not None else ''}{found.sentence}"), soft_wrap=True)
     for answer in found.answers():

@@ -140,6 +140,7 @@ def _reward(config: PlanConfig, shape: Shape, adapter: int, width: int) -> tuple
         if config.tune == "lora":
             return adapter * 4, "an adapter on the trunk (none named)"
         return shape.parameters * width, "a model of the policy's size (none named)"
-    models = [t.spec for t in parse_terms(config.reward) if t.kind == "model"]
+    watching = config.guard.ensemble if config.guard.on else []
+    models = [t.spec for t in parse_terms([*config.reward, *watching]) if t.kind == "model"]
     size = sum(f.stat().st_size for m in models for f in Path(m).expanduser().glob("*.safetensors"))
     return size, f"{len(models)} models, by their files" if models else "no model"

@@ -176,7 +176,8 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
     measured: int | None = None
     if reason != "guard":
         state, verdict, _ = watch(state, config.evaluation.samples)
-        measured, reason = state.step, stop_of(verdict) or reason
+        measured = state.step
+        reason = stop_of(verdict) or reason
     print(f"stop={reason} after {state.step} steps, {state.episodes} answers", flush=True)
     # what is measured last is what is exported
     final = guard.go_back(state, setup.roles) if reason == "guard" else state.step
@@ -366,7 +367,7 @@ def _write_rollout(run: Run, record: StepRecord) -> None:
         # a prompt may come twice in a step that spans two permutations: the place makes the id its own
         RolloutRow(id=f"{s.id}/{i}", step=record.step, messages=list(s.messages), completion=s.completion,
                    score=record.scores[i], kl=record.kl[i], ended=record.ended[i],
-                   ref_logp=record.ref_logp[i],  # type: ignore[arg-type]  # known of every rollout's answers
+                   ref_logp=record.ref_logp[i],
                    tokens=record.tokens[i], held_out=record.held_out[i], spread=record.spread[i])
         for i, s in enumerate(record.samples)])
 

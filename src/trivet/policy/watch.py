@@ -79,7 +79,9 @@ def evaluate(setup: Setup, config: PPOConfig, scale: RewardScale, step: int, sam
     texts = [text_of(setup.tokenizer, g, setup.sampling.stop) for g in flat]
     rollout = make_rollout(prompts, [setup.tokens[p.id] for p in prompts], flat, texts)
     scores = scale(setup.scores(setup.reward, rollout.samples, "the reward"))
-    second = setup.scores(setup.second, rollout.samples, "the second reward") if setup.second else [None] * len(flat)
+    second: Sequence[float | None] = [None] * len(flat)
+    if setup.second:
+        second = setup.scores(setup.second, rollout.samples, "the second reward")
     spreads = spread(rollout.samples, scores)
     kls, refs = (torch.zeros(len(flat), dtype=torch.float64) for _ in range(2))
     if step == 0:
