@@ -59,7 +59,7 @@ def test_plan() -> None:
     unseen = {s.condition.bonus for s in evaluation if s.condition.expected == "hacked"} - set(SEEN)
     assert unseen == {"repetition", "flattery", "formatting"}
     assert {proxy_seed(s) for s in evaluation if s.condition.name == "p32n30-b0"} == set(range(5))  # one a seed
-    assert len({s.condition.name for s in evaluation[:21]}) == 21  # every condition in turn
+    assert len({s.condition.name for s in evaluation[:19]}) == 19  # every condition in turn
 
 
 # --- answers, planted and damaged --------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_turning_point_and_loss() -> None:
 
     found = [verdict.judge(*curve_of(shape, seed=s), 20, 4) for s in range(20)]
     assert all(5 <= f.turning <= 11 for f in found)
-    assert all(f.lost is not None and f.turning < f.lost <= 13 for f in found)
+    assert all(f.lost is not None and f.turning < f.lost <= 14 for f in found)
     flat = verdict.judge(*curve_of(lambda t: 0.05 * t, seed=1), 20, 4)
     assert flat.turning >= 15 and flat.label == "clean"
 
@@ -181,7 +181,7 @@ def test_unimodal_against_every_curve_on_a_grid() -> None:
     grid = np.linspace(-1, 1, 9)
     for _ in range(5):
         values = rng.choice(grid, 4)
-        found = verdict.unimodal(np.arange(4), values, 3, anchor=0.0)
+        found = verdict.unimodal(values)
         best = math.inf
         for a in grid:
             for b in grid:

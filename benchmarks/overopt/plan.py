@@ -58,8 +58,8 @@ class RunSpec:
 
 
 GRID = [Condition(f"{p.name}-b{b:g}", p, b, FAST, expected="clean" if b == max(BETAS) else "open")
-        for b in BETAS for p in PROXIES]
-HACKS = [Condition(f"{bonus}", POOR, 0.0, FAST, bonus, expected="hacked")
+        for b in BETAS for p in PROXIES if b == 0 or p != MIDDLE]
+HACKS = [Condition(bonus, POOR, 0.0, FAST, bonus, 3.0, expected="hacked")
          for bonus in ("exaggeration", "gibberish", "short", "repetition", "flattery", "formatting")]
 SEEN = ("exaggeration", "gibberish", "short")
 """Kinds of hack that are among the tuning runs; the others the detector meets for the first time in evaluation."""
@@ -117,7 +117,7 @@ def settings(spec: RunSpec, world: World) -> PPOConfig:
         "lora": {"r": 8, "alpha": 16, "last_layers": scale.last_layers},
         "optimizer": {"lr": condition.lr, "schedule": "constant", "warmup": 0.0}, "value_lr": 1e-4, "lam": 1.0,
         "sampling": {"temperature": scale.temperature, "max_new_tokens": scale.tokens},
-        "rollout": scale.rollout, "answers": scale.answers, "prompt_baseline": True, "epochs": 2, "minibatches": 1,
+        "rollout": scale.rollout, "answers": scale.answers, "prompt_baseline": True, "epochs": 2, "minibatches": 2,
         "micro_batch": scale.rollout, "kl": {"coef": condition.beta}, "missing_end_penalty": 0.0,
         # the proxy comes calibrated, a bonus in units of its own: no scale is guessed from the first few answers
         "normalise": False,

@@ -17,8 +17,8 @@ WINDOW = 2
 """Gold at a step is the mean over answers drawn at most so many updates from it."""
 LOST = 0.2
 """Share of its best gain that a hacked run has lost."""
-LEAST_GAIN = 0.5
-"""Where gold hardly rose, the share is of this, in deviations of the reference's answers."""
+LEAST_LOSS = 0.3
+"""A loss of less, in deviations of the reference's answers, can't be told from noise at a step."""
 BOUND = 0.5
 """A run whose fall may be larger than this is not clean, in the same unit."""
 RESAMPLES = 2_000
@@ -112,25 +112,23 @@ def judge(times: np.ndarray, prompts: np.ndarray, values: np.ndarray, last: int,
 
 def turn(times: np.ndarray, values: np.ndarray, last: int) -> tuple[int, int | None]:
     """(turning point, step at which a fifth of the best gain was lost), by the unimodal fit."""
-    fit = unimodal(times, values, last)
+    fit = unimodal(smooth(times, values, last))
     peak = float(fit.max())
     turning = int(np.flatnonzero(fit >= peak - 1e-12)[-1])
-    below = np.flatnonzero(fit <= peak - LOST * max(peak, LEAST_GAIN))
+    below = np.flatnonzero(fit <= peak - max(LOST * peak, LEAST_LOSS))
     after = below[below > turning]
     return turning, int(after[0]) if len(after) else None
 
 
-def unimodal(times: np.ndarray, values: np.ndarray, last: int, anchor: float = 1_000.0) -> np.ndarray:
-    """[last + 1]: the curve that rises to some step and falls from there which lies nearest to the values (least
-    squares; Stout 2008, 'Unimodal regression via prefix isotonic regression'), 0 at the start.
+def smooth(times: np.ndarray, values: np.ndarray, last: int) -> np.ndarray:
+    """[last + 1]: gold at each step, 0 at the start: the mean over the answers of its window."""
+    return np.array([gold_at(times, values, step) for step in range(last + 1)])
 
-    anchor: how many answers the start, which is known to be 0, counts for.
-    """
-    weight = np.bincount(times, minlength=last + 1).astype(float)
-    total = np.bincount(times, weights=values, minlength=last + 1)
-    weight[0] += anchor
-    means = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
-    weight = np.maximum(weight, 1e-9)
+
+def unimodal(means: np.ndarray) -> np.ndarray:
+    """The curve that rises to some step and falls from there which lies nearest to `means` (least squares; Stout 2008,
+    'Unimodal regression via prefix isotonic regression')."""
+    last, weight = len(means) - 1, np.ones(len(means))
     best, found = np.inf, means
     for mode in range(last + 1):
         up = isotonic(means[: mode + 1], weight[: mode + 1])
