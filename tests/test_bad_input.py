@@ -9,7 +9,7 @@ import pytest
 from bad_input import CASES, Case, Shared, run_case, runnable
 from trivet.artifacts import Prompt, atomic_folder, read_rows
 from trivet.cli import main, parse
-from trivet.config import yaml_value
+from trivet.config import load_yaml, yaml_value
 from trivet.errors import TrivetError
 from trivet.stages import STAGES
 
@@ -73,6 +73,12 @@ def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert stopped.value.code == 0 and not err
     assert "--kl.coef" in out and "Decoupled weight decay" in out
+
+
+def test_a_field_may_be_named_on_and_a_word_be_no(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("guard: {on: false}\nword: no\nyes: True\n")
+    assert load_yaml(file)[0] == {"guard": {"on": False}, "word": "no", "yes": True}
 
 
 def test_a_typed_setting_is_what_yaml_reads_else_a_text() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -113,6 +114,17 @@ C = TypeVar("C", bound=BaseModel)
 # --- YAML --------------------------------------------------------------------------------------------
 
 
+class _Loader(yaml.SafeLoader):
+    """With YAML 1.2's booleans, true and false: `on` may be a field's name, and `no` a word."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {  # those of SafeLoader, which stay as they are
+    first: [(tag, pattern) for tag, pattern in known if tag != _BOOL]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(_BOOL, re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
 def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], int]]:
     """A YAML mapping, and the line on which each of its keys stands: {("kl", "coef"): 7, …}."""
     path = Path(path)
@@ -125,8 +137,8 @@ def load_yaml(path: str | Path) -> tuple[dict[str, Any], dict[tuple[Any, ...], i
     except OSError as error:
         raise TrivetError(f"cannot be read: {error.strerror}", file=path, mend="give a YAML file") from None
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        value = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
     except RecursionError:
         raise TrivetError("broken YAML: nested too deeply", file=path, mend="check the brackets") from None
     except yaml.YAMLError as error:

@@ -274,6 +274,7 @@ def run_figures(summaries: dict[str, Summary], out: Path) -> dict[str, Any]:
         for key in ("reward_before", "reward_after", "reward_gain", "second_reward_gain", "length_before",
                     "length_after", "length_gain", "kl", "stop", "tokens_per_second"):
             figures[key] = ppo[key]
+        figures["guard"] = ppo.get("guard")
     figures["seconds"] = {name: s.seconds for name, s in summaries.items()}
     figures["steps"] = {name: s.stage for name, s in summaries.items()}
     figures["peak_memory_bytes"] = max((e.peak_memory_bytes for e in ledger.read(out / "ledger.jsonl")), default=0)

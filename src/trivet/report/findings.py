@@ -145,8 +145,7 @@ def _length(ppo: StageRun, figures: Mapping[str, Any], judges: list[tuple[StageR
     moved = {"up": "Answers got longer", "down": "Answers got shorter",
              "none": "No clear change in length (the interval includes zero)", "unknown": "Change in length"}[way]
     text, tone = f"{moved}: {number(gain['value'], 1, sign=True)} tokens ({span(gain, 1)}). ", "plain"
-    if ppo.answers:
-        last = ppo.answers[max(ppo.answers)]
+    if last := ppo.answers.get(read.exported_step(ppo)):
         share, limit = read.mean(last, "ended"), ppo.setting("sampling", "max_new_tokens")
         text += f"{percent(share)} ended by themselves"
         text += f", the rest were cut off at {limit} tokens. " if limit and share < 1 else ". "

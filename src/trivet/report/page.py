@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from trivet import __version__
 from trivet.artifacts import atomic_write, read_json
-from trivet.report import lifecycle, lifecycle_chart, plots, read
+from trivet.report import audit, guard, lifecycle, lifecycle_chart, plots, read
 from trivet.report.config import ReportConfig
-from trivet.report.findings import accuracy_finding, findings, lead
+from trivet.report.findings import Finding, accuracy_finding, findings, lead
 from trivet.report.read import RunFolder, StageRun
 from trivet.report.words import duration, number, percent, span, unit
 from trivet.stages import STAGES
@@ -64,15 +64,29 @@ def context(run: RunFolder) -> dict[str, Any]:
     ppo = next((s for s in policies if read.ppo_figures(s)), policies[0] if policies else None)
     figures = read.ppo_figures(ppo) if ppo else {}
     judges = read.judges(run, ppo)
+    watched = {s.name: found for s in run.of("ppo") if (found := guard.guarded(s))}
+    audited = {s.name: told for s in run.of("audit") if (told := audit.audit(s)) is not None}
+    alone = next(iter(audited.values())) if audited and run.single else None
     return {
-        "run": run, "version": __version__, "findings": findings(run, ppo, figures, judges),
-        "lead": lead(run, ppo, figures), "rewards": [_reward_section(run, s, role) for s, role in judges],
+        "run": run, "version": __version__,
+        "findings": [*findings(run, ppo, figures, judges), *_looked_at(run, watched, audited)],
+        "lead": audit.lead(alone) if alone else lead(run, ppo, figures),
+        "rewards": [_reward_section(run, s, role) for s, role in judges],
+        "gamed": guard.lead(watched[ppo.name]) if ppo is not None and ppo.name in watched else None,
+        "guards": [guard.section(g) for g in watched.values()], "headline": ppo.name if ppo is not None else "",
+        "audits": [audit.section(s, audited[s.name], run.single) for s in run.stages if s.name in audited],
         "policies": [_ppo_section(s) for s in run.of("ppo")], "answers": _answers(ppo) if ppo else None,
-        "cost": _cost(run), "others": [_other(s) for s in run.stages if s.stage not in {"reward", "ppo"}],
-        "commands": {s.name: _command(s) for s in run.stages}, "seconds": duration,
+        "cost": _cost(run), "commands": {s.name: _command(s) for s in run.stages}, "seconds": duration,
+        "others": [_other(s) for s in run.stages if s.stage not in {"reward", "ppo"} and s.name not in audited],
         "machines": sorted({s.cost.machine for s in run.stages if s.cost}),
         "total": duration(sum(s.seconds for s in run.stages)),
     }
+
+
+def _looked_at(run: RunFolder, watched: Mapping[str, guard.Guarded], audited: Mapping[str, Any]) -> list[Finding]:
+    """The lines of audits, and of policies that no guard watched; a guard's own word stands above all lines."""
+    return [*(audit.finding(s, audited[s.name]) for s in run.stages if s.name in audited),
+            *(guard.absent(s) for s in run.of("ppo") if s.name not in watched)]
 
 
 # --- the sections -------------------------------------------------------------------------------------
@@ -183,8 +197,8 @@ def _reward_section(run: RunFolder, stage: StageRun, role: str) -> dict[str, Any
 def _answers(ppo: StageRun) -> dict[str, Any] | None:
     """Answers before and after, side by side: some spread over the ranking by gain, the rest folded."""
     found = ppo.answers
-    last = max(found, default=0)
-    both = read.side_by_side(found[0], found[last]) if last and 0 in found else []
+    last = read.exported_step(ppo)
+    both = read.side_by_side(found[0], found[last]) if last and {0, last} <= found.keys() else []
     if not both:
         return None
     chosen = read.spread(len(both), SHOWN)

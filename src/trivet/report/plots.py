@@ -111,7 +111,8 @@ def _figure(size: tuple[float, float] = WIDE) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _steps(axes: Axes, label: str = "step") -> None:
+def step_axis(axes: Axes, label: str = "step") -> None:
+    """Whole steps along the bottom."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel(label)
@@ -129,7 +130,7 @@ def _dots(axes: Axes, points: Points, colour: str, label: str, *, line: bool = T
                   elinewidth=1.1, linestyle="-" if line else "none", linewidth=1.2, label=label)
 
 
-def _means(points: Sequence[tuple[float, ...]]) -> tuple[list[tuple[float, ...]], str]:
+def means(points: Sequence[tuple[float, ...]]) -> tuple[list[tuple[float, ...]], str]:
     """Points of a long run as means of consecutive ones, so that a line stays a line; and words for its label."""
     width = math.ceil(len(points) / _LINE)
     if width < 2:
@@ -146,8 +147,10 @@ def bars(intervals: Sequence[Interval]) -> list[list[float]]:
     return [down, up]
 
 
-def _legend(figure: Figure, columns: int = 3) -> None:
-    figure.legend(loc="outside upper left", ncols=columns, handlelength=1.4, columnspacing=1.4, borderpad=0.1)
+def legend(figure: Figure, columns: int = 3) -> None:
+    """Names above the figure, where anything drawn has one."""
+    if any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
+        figure.legend(loc="outside upper left", ncols=columns, handlelength=1.4, columnspacing=1.4, borderpad=0.1)
 
 
 def reward_by_step(training: Sequence[tuple[float, float]], heldout: Points, second: Points, unit: str) -> Figure:
@@ -156,15 +159,15 @@ def reward_by_step(training: Sequence[tuple[float, float]], heldout: Points, sec
         figure, axes = _figure()
         axes.axhline(0, color=FAINT, linewidth=0.8)
         if training:
-            points, label = _means(training)
+            points, label = means(training)
             axes.plot(*zip(*points, strict=True), color=FAINT, label=label)
         _dots(axes, heldout, FIRST, "held-out prompts")
         # a little aside, so that the bars of the two do not hide each other
         aside = 0.008 * max((x for x, _ in (*training, *second)), default=0.0)
         _dots(axes, [(x + aside, i) for x, i in second], SECOND, "by the second reward", marker="s")
         axes.set_ylabel(f"reward ({unit})")
-        _steps(axes)
-        _legend(figure)
+        step_axis(axes)
+        legend(figure)
     return figure
 
 
@@ -174,7 +177,7 @@ def kl_by_step(training: Sequence[tuple[float, float]], heldout: Sequence[tuple[
     with style():
         figure, axes = _figure()
         if training:
-            points, label = _means(training)
+            points, label = means(training)
             axes.plot(*zip(*points, strict=True), color=FAINT, label=label)
         if heldout:
             axes.plot(*zip(*heldout, strict=True), "o-", color=FIRST, markersize=4.5, label="held-out prompts")
@@ -183,8 +186,8 @@ def kl_by_step(training: Sequence[tuple[float, float]], heldout: Sequence[tuple[
                 axes.axhline(level, color=WARN, linewidth=1.1, linestyle=(0, (4, 3)), label=words)
         axes.set_ylabel("KL (nats a sequence)")
         axes.margins(y=0.08)
-        _steps(axes)
-        _legend(figure)
+        step_axis(axes)
+        legend(figure)
     return figure
 
 
@@ -212,7 +215,7 @@ def reward_by_distance(rollouts: Sequence[tuple[float, float]], heldout: Sequenc
                               fontsize=8)
         axes.set_xlabel("√KL (√nats)")
         axes.set_ylabel(f"reward ({unit})")
-        _legend(figure)
+        legend(figure)
     return figure
 
 
@@ -225,7 +228,7 @@ def length_by_step(training: Sequence[tuple[float, float, float]],
         figure = Figure(figsize=(WIDE[0], 3.6), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         if training:
-            points, label = _means(training)
+            points, label = means(training)
             steps, tokens, ended = zip(*points, strict=True)
             above.plot(steps, tokens, color=FAINT, label=label)
             below.plot(steps, ended, color=FAINT)
@@ -236,8 +239,8 @@ def length_by_step(training: Sequence[tuple[float, float, float]],
         below.set_ylabel("ended itself")
         below.set_ylim(-0.05, 1.05)
         below.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
-        _steps(below)
-        _legend(figure)
+        step_axis(below)
+        legend(figure)
     return figure
 
 
@@ -247,7 +250,7 @@ def small_curve(points: Sequence[tuple[float, float]], colour: str = THIRD) -> F
 
     with style():
         figure, axes = _figure(SMALL)
-        axes.plot(*zip(*_means(points)[0], strict=True), color=colour)
+        axes.plot(*zip(*means(points)[0], strict=True), color=colour)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
     return figure
@@ -262,7 +265,7 @@ def gains(values: Sequence[float], shown: Sequence[int], unit: str) -> Figure:
                  color=[FIRST if i in marked else FAINT for i in range(len(values))])
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.set_ylabel(f"gain ({unit})")
-        _steps(axes, "held-out prompts")
+        step_axis(axes, "held-out prompts")
     return figure
 
 
@@ -303,7 +306,7 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Figure:
         below.set_ylabel("pairs")
         below.set_xlabel("probability it gives to the answer it prefers")
         below.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
-        _legend(figure)
+        legend(figure)
     return figure
 
 
@@ -316,7 +319,7 @@ def reference_scores(scores: Sequence[float], mean: float, std: float) -> Figure
         axes.axvline(mean, color=INK, linewidth=1.1)
         axes.set_xlabel("raw score")
         axes.set_ylabel("reference answers")
-        _legend(figure)
+        legend(figure)
     return figure
 
 
@@ -332,9 +335,9 @@ def curve(points: Sequence[tuple[float, float]], label: str) -> Figure:
             axes.plot([x for x, _ in points[width - 1 :]],
                       [math.fsum(values[i - width + 1 : i + 1]) / width for i in range(width - 1, len(values))],
                       color=FIRST, label=f"mean of {width} steps")
-            _legend(figure)
+            legend(figure)
         axes.set_ylabel(label)
-        _steps(axes)
+        step_axis(axes)
     return figure
 
 

@@ -294,6 +294,18 @@ def ppo_figures(ppo: StageRun) -> dict[str, Any]:
     return compare(ppo.answers[0], ppo.answers[last]) | {"steps": last} if last and 0 in ppo.answers else {}
 
 
+def returned_to(ppo: StageRun) -> int | None:
+    """The step whose policy the guard put back; None where it did not."""
+    back = ((ppo.summary or {}).get("guard") or {}).get("returned_to")
+    return None if back is None else int(back)
+
+
+def exported_step(ppo: StageRun) -> int:
+    """The step of the policy that the run's figures are of: the last one evaluated, unless the guard went back."""
+    back = returned_to(ppo)
+    return max(ppo.answers, default=0) if back is None else back
+
+
 def side_by_side(before: Rows, after: Rows) -> Rows:
     """First answers before and after, one a prompt, by falling gain of these two answers (ties by id)."""
     first: dict[str, dict[str, Any]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from trivet.report import guard
 from trivet.runs import Summary
 
 
@@ -37,6 +38,8 @@ def print_summary(summary: Summary, out: Path) -> None:
         table.add_row(key.replace("_", " "), figure(value))
     console.print(f"[bold]{summary.stage}[/bold] done in {summary.seconds:.1f} s")
     console.print(table)
+    if said := guard.terminal(summary.model_dump(mode="json")):
+        console.print(f"guard: {said}", markup=False, highlight=False)
     for kind, artifact in summary.artifacts.items():
         console.print(f"  {kind}: {out / artifact.path}")
 
@@ -62,4 +65,6 @@ def print_figures(figures: dict[str, Any], page: Path) -> None:
         table.add_row(f"time of {step}", f"{seconds:.1f} s")
     table.add_row("time in all", f"{sum(figures['seconds'].values()):.1f} s")
     console.print(table)
+    if said := guard.terminal(figures):
+        console.print(f"guard: {said}", markup=False, highlight=False)
     print(f"report: {page}", flush=True)

@@ -36,7 +36,7 @@ from trivet.intervals import Interval, bootstrap_mean
 from trivet.judge.base import Reward, Sample
 from trivet.judge.rewards import Term, call, make_reward, parse_terms
 from trivet.judge.scorer import ModelReward, load_model_reward
-from trivet.reward.config import AuditConfig
+from trivet.reward.config import AUDIT, AuditConfig
 from trivet.reward.contrast import CONTRASTS, Answer, Skip, unfit, worsen
 from trivet.reward.contrast_text import count
 from trivet.reward.held_out import HeldOut, read_answers
@@ -44,7 +44,6 @@ from trivet.runs import Run, Summary
 from trivet.training.device import prepare
 from trivet.training.progress import bar
 
-AUDIT = "audit.json"
 CHUNK = 16  # answers, each with its worse texts, between two writes: what an interruption costs at most
 TOO_LONG = "longer than the reward model's context"
 REFERENCE, OWN_ANSWERS, OWN_UNITS = ("deviations of the reference's answers", "deviations of the held-out answers' "

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trivet.artifacts import read_json
-from trivet.reward.audit import AUDIT
-from trivet.reward.config import AuditConfig
+from trivet.reward.config import AUDIT, AuditConfig
 
 SHOWN = 160  # characters of a worst case in the terminal
 

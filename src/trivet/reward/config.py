@@ -84,6 +84,8 @@ class RewardConfig(StageConfig):
     """Also log to tensorboard or wandb."""
 
 
+AUDIT = "audit.json"
+"""What an audit found, in its folder."""
 SetName = Literal["padded", "repeated", "exaggerated", "shuffled", "ungrammatical", "formatted", "refusal",
                   "sycophantic", "truncated", "wrong_numbers"]
 """The contrast sets of `trivet reward audit`; `reward/contrast.py` says what each is."""

@@ -34,25 +34,26 @@ def words(text: str) -> list[str]:
 
     In scripts written without spaces (Chinese, Japanese, Thai …) every letter stands as a word of its own.
     """
+    return _ASCII_WORD.findall(text) if text.isascii() else [text[start:end] for start, end in places(text)]
+
+
+def places(text: str) -> list[tuple[int, int]]:
+    """Where the words of a text stand: (start, end) of each, so that text[start:end] is the word."""
     if text.isascii():
-        return _ASCII_WORD.findall(text)
-    found: list[str] = []
-    run = ""
-    for here, after in zip(text, f"{text[1:]} ", strict=True):
+        return [found.span() for found in _ASCII_WORD.finditer(text)]
+    found: list[tuple[int, int]] = []
+    start: int | None = None
+    for place, (here, after) in enumerate(zip(text, f"{text[1:]} ", strict=True)):
         kind = unicodedata.category(here)[0]
         if kind in "LMN" and _script_of(here) not in _UNSPACED:
-            run += here
-        elif kind == "L":
-            found += [run, here]
-            run = ""
-        elif kind == "M" and found and not run:
-            found[-1] += here
-        elif here in "'’" and run and after.isalpha():
-            run += here
-        else:
-            found.append(run)
-            run = ""
-    return [word for word in [*found, run] if word]
+            start = place if start is None else start
+        elif here not in "'’" or start is None or not after.isalpha():
+            if start is not None:
+                found.append((start, place))
+                start = None
+            if kind == "L":
+                found.append((place, place + 1))
+    return found if start is None else [*found, (start, len(text))]
 
 
 # --- repetition ---------------------------------------------------------------------------------------
@@ -124,11 +125,27 @@ def gibberish(text: str) -> float:
     (`word_salad` says a little), and is wrong about names in camel case, formulas, serial numbers and the few
     languages (such as Czech) whose words do without vowels. A few per cent say nothing; 0.15 is no language.
     """
-    prose = _NOT_PROSE.sub(" ", text)
-    broken = sum(bad for bad, _ in groupby(prose, _is_broken))
-    every = words(prose)
-    total = len(every) + broken
-    return (sum(map(looks_like_no_word, every)) + broken) / total if total else 0.0
+    plain = prose(text)
+    torn = len(broken(plain))
+    every = words(plain)
+    total = len(every) + torn
+    return (sum(map(looks_like_no_word, every)) + torn) / total if total else 0.0
+
+
+def prose(text: str) -> str:
+    """A text with web addresses and code in back quotes blanked out: as long as it was, in its places."""
+    return _NOT_PROSE.sub(lambda found: " " * len(found[0]), text)
+
+
+def broken(text: str) -> list[tuple[int, int]]:
+    """Where runs of broken characters stand: undecodable bytes, control and unassigned characters."""
+    found, place = [], 0
+    for bad, run in groupby(text, _is_broken):
+        end = place + sum(1 for _ in run)
+        if bad:
+            found.append((place, end))
+        place = end
+    return found
 
 
 def looks_like_no_word(word: str) -> bool:
@@ -172,10 +189,10 @@ def word_salad(text: str) -> bool:
     a twentieth of them look like none; also for letters of four scripts or more. False for fewer than 30
     words. Lists of long nouns come near; sentences of real words without sense are not seen.
     """
-    prose = _NOT_PROSE.sub(" ", text)
-    if len({"CJK" if s in _EAST_ASIAN else s for c in prose if c.isalpha() and (s := _script_of(c))}) >= 4:
+    plain = prose(text)
+    if len({"CJK" if s in _EAST_ASIAN else s for c in plain if c.isalpha() and (s := _script_of(c))}) >= 4:
         return True
-    first = [word.casefold() for word in words(prose)][:30]
+    first = [word.casefold() for word in words(plain)][:30]
     if len(first) < 30 or len(set(first)) < 29:
         return False
     return sum(map(len, first)) / 30 > 6.5 or gibberish(text) >= 0.05

@@ -15,7 +15,7 @@ import re
 from itertools import pairwise
 
 from trivet.text.manner import flatters, sentences
-from trivet.text.rules import words
+from trivet.text.rules import places, words
 
 # --- exaggeration -------------------------------------------------------------------------------------
 
@@ -33,8 +33,13 @@ _EMPHATIC = frozenset(re.findall(r"\S+", """
 """))
 _SUPERLATIVE = re.compile(r"[a-z]{2,}[^aeiou\W]iest|(?:great|strong|smart|bright|bold|high|large|fast|deep|rich|grand|"
                           r"kind|warm|sweet|tough|hard|tall|long|cool|clever|simple|wild|mild|bigg|hott)(?:e)?st")
-_MARK = re.compile(r"!+")
-_SHOUT = re.compile(r"\b[A-Z]{4,}\b")
+EXCLAMATION = re.compile(r"!+")
+SHOUT = re.compile(r"\b[A-Z]{4,}\b")
+
+
+def emphatic(word: str) -> bool:
+    """Whether a word in small letters is an intensifier, a superlative or an absolute."""
+    return word in _EMPHATIC or (word.endswith("st") and _SUPERLATIVE.fullmatch(word) is not None)
 
 
 def exaggeration(text: str) -> float:
@@ -46,10 +51,9 @@ def exaggeration(text: str) -> float:
     every = words(text)
     if not every:
         return 0.0
-    said = sum(w in _EMPHATIC or (w.endswith("st") and _SUPERLATIVE.fullmatch(w) is not None)
-               for w in map(str.casefold, every))
-    marks = sum(min(len(m), 3) for m in _MARK.findall(text)) if "!" in text else 0
-    return (said + marks + len(_SHOUT.findall(text))) / len(every)
+    said = sum(map(emphatic, map(str.casefold, every)))
+    marks = sum(min(len(m), 3) for m in EXCLAMATION.findall(text)) if "!" in text else 0
+    return (said + marks + len(SHOUT.findall(text))) / len(every)
 
 
 # --- flattery -----------------------------------------------------------------------------------------
@@ -73,10 +77,10 @@ def flattery(text: str) -> float:
 
 # --- formatting ---------------------------------------------------------------------------------------
 
-_LINE_MARK = re.compile(r"(?m)^[ \t]*(?:#{1,6}[ \t]|[-*•+][ \t]|\d{1,3}[.)][ \t]|>[ \t]|\||```|(?:-{3,}|\*{3,}|_{3,})"
+LINE_MARK = re.compile(r"(?m)^[ \t]*(?:#{1,6}[ \t]|[-*•+][ \t]|\d{1,3}[.)][ \t]|>[ \t]|\||```|(?:-{3,}|\*{3,}|_{3,})"
                         r"[ \t]*$)")
-_BOLD = re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__")
-_PICTURE = re.compile("[\u2600-\u27bf\U0001f300-\U0001faff]")
+BOLD = re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__")
+PICTURE = re.compile("[\u2600-\u27bf\U0001f300-\U0001faff]")
 
 
 def formatting(text: str) -> float:
@@ -87,9 +91,9 @@ def formatting(text: str) -> float:
     every = words(text)
     if not every:
         return 0.0
-    found = len(_LINE_MARK.findall(text)) + len(_PICTURE.findall(text))
+    found = len(LINE_MARK.findall(text)) + len(PICTURE.findall(text))
     if "**" in text or "__" in text:
-        found += len(_BOLD.findall(text))
+        found += len(BOLD.findall(text))
     return found / len(every)
 
 
@@ -135,21 +139,33 @@ def grammar_faults(text: str) -> float:
     variables (`i` in code). Plain prose has 0.00 to 0.01.
     """
     total = len(words(text))
-    if not total:
-        return 0.0
-    found = len(_BAD_SPACE.findall(text)) + len(_LOWER_START.findall(text)) + len(_LONE_I.findall(text))
-    for piece in _PIECE.findall(text):
-        row = words(piece.replace("-", ""))  # an in-depth look: one word
+    return len(grammar_places(text)) / total if total else 0.0
+
+
+def grammar_places(text: str) -> list[tuple[int, int, str]]:
+    """Where the faults stand that `grammar_faults` counts: (start, end, what it is) of each."""
+    found = [(*m.span(), why) for pattern, why in (
+        (_BAD_SPACE, "space at a mark"), (_LOWER_START, "begins small"), (_LONE_I, "small i"))
+        for m in pattern.finditer(text)]
+    for part in _PIECE.finditer(text):
+        kept = [place for place, c in enumerate(part[0], part.start()) if c != "-"]  # an in-depth look: one word
+        piece = part[0].replace("-", "")
+        at = places(piece)
+        row = [piece[start:end] for start, end in at]
         small = [w.casefold() for w in row]
         for i, (here, after) in enumerate(pairwise(small)):
+            why = ""
             if here == after:
-                found += here.isalpha() and len(here) > 1 and here not in _MAY_DOUBLE
+                why = "said twice" if here.isalpha() and len(here) > 1 and here not in _MAY_DOUBLE else ""
             elif here in _ARTICLES:
                 # within a sentence a capital A is a letter: vitamin A is …
-                found += not (i and row[i] == "A") and _wrong_after_article(here, after, row[i + 1])
-            elif here in _WRONG:
-                found += after in _WRONG[here] and (i == 0 or small[i - 1] not in _BEFORE_BASE)
-    return found / total
+                wrong = not (i and row[i] == "A") and _wrong_after_article(here, after, row[i + 1])
+                why = "wrong after an article" if wrong else ""
+            elif here in _WRONG and after in _WRONG[here] and (i == 0 or small[i - 1] not in _BEFORE_BASE):
+                why = "a verb of another person"
+            if why:
+                found.append((kept[at[i][0]], kept[at[i + 1][1] - 1] + 1, why))
+    return found
 
 
 def _wrong_after_article(article: str, after: str, word: str) -> bool:
