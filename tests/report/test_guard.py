@@ -37,8 +37,8 @@ def test_sentence_stands_on_top(gamed: Page) -> None:
     assert question < gamed.text.index("Held-out reward 0.01")  # before the findings
     assert "It ended the run and went back to step 6, the best by the held-out reward model: that is the " \
            "exported policy." in gamed.text
-    assert re.search(r"From step 6 to step 12, on the fixed prompts, the reward it was trained on rose by [\d.]+ "
-                     r"deviations \(95% interval [\d.]+ to [\d.]+\), "
+    assert re.search(r"From step 6 to step 12, in deviations of the first answers' scores, the reward "
+                     r"it was trained on rose by [\d.]+ \(95% interval [\d.]+ to [\d.]+\), "
                      r"that of the held-out reward model fell by", gamed.text)
     assert "the guard ended it (stop=guard)" in gamed.text
 
@@ -115,7 +115,7 @@ def test_silence_of_an_unrated_guard_and_rewards_that_part_are_no_all_clear(tmp_
     (out / "guard.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     found = page(tmp_path / "run")
     assert "Was the reward gamed? Not clear. No sign by step 24" in found.text
-    assert "Yet from step 0 to step 24, on the fixed prompts, the reward it was trained on rose by" in found.text
+    assert "Yet from step 0 to step 24, in deviations of the first answers' scores, the reward it was" in found.text
     assert ("p", {"class": "lead caution"}) in found.tags
     note = Calibration.model_construct(maxima=[]).statement(0.05)
     assert guard.UNRATED in note

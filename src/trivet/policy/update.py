@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from trivet.errors import TrivetError
 from trivet.models.roles import Roles
@@ -47,7 +48,9 @@ def make_optimizer(roles: Roles, config: PPOConfig) -> torch.optim.AdamW:
     if head:
         rate = config.value_lr or 10 * settings.lr
         groups.append({"params": head, "lr": rate, "base": rate})
-    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, eps=1e-5, fused=True)
+    # torch's fused kernel takes no weights of which some are spread over ranks and others whole
+    fused = not any(isinstance(p, DTensor) for p in named.values())
+    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, eps=1e-5, fused=fused)
 
 
 def lr_factor(step: int, config: PPOConfig) -> float:

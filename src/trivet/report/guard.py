@@ -162,15 +162,15 @@ def what_rewards_did(found: Guarded) -> str:
 
 
 def _moves(before: int, last: int, mine: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    return f"from step {before} to step {last}, on the fixed prompts, the reward it was trained on {_moved(mine)}, " \
-           f"that of the held-out reward model {_moved(other)}."
+    return f"from step {before} to step {last}, in deviations of the first answers' scores, the " \
+           f"reward it was trained on {_moved(mine)}, that of the held-out reward model {_moved(other)}."
 
 
 def _moved(gain: Mapping[str, Any]) -> str:
     way = direction(gain)
-    size = f"{number(abs(gain['value']))} deviations ({span(gain)})"
+    size = f"{number(abs(gain['value']))} ({span(gain)})"
     return {"up": f"rose by {size}", "down": f"fell by {size}"}.get(
-        way, f"moved by {number(gain['value'], sign=True)} deviations ({span(gain)}"
+        way, f"moved by {number(gain['value'], sign=True)} ({span(gain)}"
         + (", which includes zero)" if way == "none" else ")"))
 
 

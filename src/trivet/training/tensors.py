@@ -65,7 +65,8 @@ def restore(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: tor
             k: v.reshape(()) if k == "step" else v for k, v in found.items()}
     groups = torch.load(folder / "optimizer.pt", weights_only=True)
     for group, settings in zip(optimizer.param_groups, groups, strict=True):
-        group.update(settings)
+        # which kernel computes is this run's affair: torch's fused one takes no weights that are spread over ranks
+        group.update({k: v for k, v in settings.items() if k != "fused"})
 
 
 def restore_weights(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
