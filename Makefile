@@ -51,6 +51,7 @@ figures: $(VENV)/.installed
 	$(BIN)/python benchmarks/ppo_step.py --json benchmarks/results/ppo_step.json --plot docs/images/ppo_step.png
 	$(BIN)/python benchmarks/critics.py --json benchmarks/results/critics.json --plot docs/images/critics.png
 	$(BIN)/python benchmarks/vllm_curve.py --json benchmarks/results/vllm_curve.json --plot docs/images/vllm_curve.png
+	$(BIN)/python benchmarks/overoptimization.py --data "$(DATA)" --json benchmarks/results/overoptimization.json --images docs/images
 
 wheel: $(VENV)/.installed
 	rm -rf build dist
