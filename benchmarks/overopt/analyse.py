@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trivet.guard.calibration import Calibration
 
 from overopt import curves, replay
 from overopt.gold import GoldCurve, gold_file, read_curve, read_reference
@@ -24,6 +23,7 @@ from overopt.verdict import Found, gold_at, judge
 from overopt.world import World
 from trivet.artifacts import json_lines, read_json, sha256_path
 from trivet.errors import TrivetError
+from trivet.guard.calibration import Calibration
 from trivet.intervals import Interval, bootstrap_mean, paired_bootstrap
 
 
