@@ -24,7 +24,7 @@ demo: $(VENV)/.installed
 	$(BIN)/trivet run quickstart --out runs/demo
 
 test: $(VENV)/.installed
-	TRIVET_DATA="$(DATA)" $(BIN)/python -m pytest -n auto --dist loadfile
+	TRIVET_DATA="$(DATA)" $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 vllm: $(VENV)/.installed
 	$(BIN)/python benchmarks/peers.py vllm

@@ -17,6 +17,13 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: last, one worker would do them while the others have nothing left."""
+    items.sort(key=lambda item: "roads" not in item.path.parts)
+
+
 TEXTS = [
     "What should I cook tonight? Try rice with beans and a little lime.",
     "Is the moon made of cheese? No, it is made of rock and dust.",
