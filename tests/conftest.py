@@ -18,7 +18,6 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first: last, one worker would do them while the others have nothing left."""
     items.sort(key=lambda item: "roads" not in item.path.parts)
