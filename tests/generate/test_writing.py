@@ -113,7 +113,7 @@ def test_stop_strings_cut_the_text(tiny_model_folder, tmp_path, compute) -> None
 
 def test_an_ask_that_does_not_fit_is_named_before_anything_is_written(tiny_model_folder, tmp_path, compute) -> None:
     writer = local(tiny_model_folder, tmp_path, compute)
-    with pytest.raises(TrivetError, match="'too long' has .* tokens") as caught:
+    with pytest.raises(TrivetError, match=r"'too long' has .* tokens") as caught:
         writer([ask("Count."), ask("word " * 300, "too long")], HOT)
     assert caught.value.field == "target.by" and len(writer.texts) == 0
 
