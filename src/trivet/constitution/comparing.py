@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
-from trivet.constitution.principles import Constitution
 
 from trivet.artifacts import Completions, Message, Preference, text_id
 from trivet.constitution.prefer_config import Combine
+from trivet.constitution.principles import Constitution
 from trivet.data.importers import read_preferences
 from trivet.errors import TrivetError
 from trivet.feedback.votes import ranked_pairs

@@ -17,9 +17,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trivet.constitution.principles import Constitution, load_constitution
-from trivet.generate.writing import Ask, check_writer, make_writer
-
 from trivet import __version__
 from trivet.artifacts import (
     Completion,
@@ -35,7 +32,9 @@ from trivet.artifacts import (
 from trivet.constitution.agreement import Agreement, Figure, beside_people, position
 from trivet.constitution.comparing import Compared, Opinion, compare, judged_by_people, pairs_of, preference
 from trivet.constitution.prefer_config import PreferConfig
+from trivet.constitution.principles import Constitution, load_constitution
 from trivet.errors import TrivetError
+from trivet.generate.writing import Ask, check_writer, make_writer
 from trivet.judge.ask import check, make_judge
 from trivet.judge.cache import Kept
 from trivet.runs import Run, Summary
