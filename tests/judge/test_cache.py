@@ -8,11 +8,9 @@ import pytest
 
 from trivet.artifacts import Message
 from trivet.errors import TrivetError
-from trivet.judge.budget import Budget
-from trivet.judge.cache import Kept, Line, Spent, Verdicts, case_key
+from trivet.judge.cache import Kept, Line, Verdicts, case_key
 from trivet.judge.cases import Case, Criterion
 from trivet.judge.criteria import BETTER, GOOD
-from trivet.ledger import Calls
 
 
 def case(answer: str = "a", id: str = "c", **changes) -> Case:

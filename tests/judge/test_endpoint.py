@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from judge.endpoint_server import Endpoint, Fault, shown
+from endpoint_server import Endpoint, Fault, shown
 from trivet.artifacts import Message
 from trivet.errors import TrivetError
+from trivet.generate.endpoint import Endpoints
+from trivet.generate.spending import Requests
 from trivet.judge.ask import both_orders, grades, make_judge
 from trivet.judge.cache import Verdicts
 from trivet.judge.cases import Case
@@ -37,9 +39,9 @@ def longer(prompt: str) -> str:
     return "A" if len(shown(prompt, "answer A")) > len(shown(prompt, "answer B")) else "B"
 
 
-def judge(server: Endpoint, verdicts: Verdicts | None = None, spend=None, **settings) -> EndpointJudge:
+def judge(server: Endpoint, spend=None, **settings) -> EndpointJudge:
     return EndpointJudge(Judging(by=server.url, model="m", **{"timeout": 20.0, **settings}), pause=0.01,
-                         verdicts=verdicts, spend=spend)
+                         endpoints=Endpoints(spend=spend))
 
 
 def test_it_asks_for_a_structured_verdict_and_reads_its_probability() -> None:
@@ -229,7 +231,7 @@ def test_a_rerun_asks_nothing_twice(tmp_path) -> None:
         second = make_judge(settings, None, folder=tmp_path)
         assert both_orders(second, many(5)) == found
         assert len(server.requests) == 10 and second.spent.requests == 0
-        assert second.verdicts.spent["m"] == first.spent
+        assert Requests(tmp_path / "requests.jsonl").of("m") == first.spent
         make_judge(Judging(by=server.url, model="other"), None, folder=tmp_path)(many(1))
         assert len(server.requests) == 11  # another judge
 
@@ -268,7 +270,7 @@ def test_a_budget_of_tokens(tmp_path) -> None:
         with pytest.raises(TrivetError, match=r"the budget of 5,000 tokens for m is used up"):
             make_judge(Judging(by=server.url, model="m", tokens=5000, answer_tokens=8), None,
                        folder=tmp_path)(many(100))
-        spent = Verdicts(tmp_path / "verdicts.jsonl").spent["m"]
+        spent = Requests(tmp_path / "requests.jsonl").of("m")
         assert 4000 < spent.tokens <= 5000 and spent.requests == len(server.requests)
 
 
@@ -331,5 +333,7 @@ def test_many_threads_write_whole_lines(tmp_path) -> None:
             t.start()
         for t in threads:
             t.join()
-    lines = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
-    assert sum("key" in line for line in lines) == sum("spent" in line for line in lines) == 30
+        assert server.most <= 16
+    keys = [json.loads(line)["key"] for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == 30 == len(server.requests) == Requests(tmp_path / "requests.jsonl").of(
+        "m").requests

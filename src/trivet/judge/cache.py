@@ -70,11 +70,6 @@ def gather(judge: Asking, cases: Sequence[Case]) -> list[float]:
     return found
 
 
-def shifted(keep: Keep, by: int) -> Keep:
-    """`keep` for a part of the cases that begins at the case of number `by`."""
-    return lambda rows: keep([(by + i, p) for i, p in rows])
-
-
 def case_key(identity: Mapping[str, Any], case: Case, *, with_id: bool = False) -> str:
     """The sha256 by which a verdict is found."""
     value = {"judge": dict(identity), "messages": [m.model_dump() for m in case.messages],
