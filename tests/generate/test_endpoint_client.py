@@ -82,7 +82,7 @@ def test_nobody_there_is_told_soon() -> None:
 @pytest.mark.parametrize("url", ["http://[::1", "http://ho st/v1", "http:///v1"])
 def test_no_address(url) -> None:
     asked = Endpoints().client(url, "m", EndpointSettings(retries=0), field="target", kept="all is kept")
-    with pytest.raises(TrivetError, match="is no address|no connection"):
+    with pytest.raises(TrivetError, match=r"is no address|no connection"):
         ask(asked)
 
 
@@ -237,7 +237,7 @@ def test_what_was_spent_is_summed_by_model(tmp_path) -> None:
 def test_an_account_that_cannot_be_written_sends_nothing(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with Endpoint(echo, writes=True) as server:
-        with pytest.raises(TrivetError, match="not a folder|a file stands"):
+        with pytest.raises(TrivetError, match=r"not a folder|a file stands"):
             ask(client(server, Endpoints(tmp_path / "file" / "r.jsonl")))
         assert not server.requests
 

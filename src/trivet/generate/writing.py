@@ -23,7 +23,6 @@ from trivet.generate.kept import Keeping, Lines
 from trivet.generate.spending import Spent
 from trivet.training.progress import bar
 
-
 KEPT = "what was written is kept"
 
 
