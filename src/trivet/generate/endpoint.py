@@ -301,7 +301,7 @@ class Client:
             raise Again(f"status {status}: {said}", retry_after(response.headers))
         if "context_length_exceeded" in codes or any(w in said.lower() for w in ("context length", "context window")):
             raise TrivetError(f"{self.name} can't hold {what}: {said}", field=f"{self.field}.model",
-                              mend="shorten or drop it, ask for fewer new tokens, or take a model with a longer context")
+                              mend="shorten or drop it, ask for fewer tokens, or take a model with a longer context")
         if status in (400, 422) and self._habits.learn(f"{fault['param']} {said}", sent):
             return
         mend = {
