@@ -4,8 +4,9 @@
 
 10,000 prompts of 300 characters go to a stand-in in a process of its own that answers each after 50 ms with as many
 (`stand_in.py`), by `generate.writing.make_writer` with 8, 32 and 64 requests allowed in flight. `full` is the mean in
-flight as the stand-in saw it over what is allowed; `ideal` is what so many in flight could reach, requests a second. All is done that a stage does: a line before and after each request, each text on the disk before it is told. The
-client and the stand-in each have one core where there are two.
+flight as the stand-in saw it over what is allowed; `ideal` is what so many in flight could reach, requests a
+second. All is done that a stage does: a line before and after each request, each text on the disk before it is told.
+The client and the stand-in each have one core where there are two.
 
 Beside it the same requests by the openai client, httpx alone and Python's http.client, by as many threads and with
 nothing kept: what of the processor time is HTTP's.
