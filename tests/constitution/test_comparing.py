@@ -140,7 +140,7 @@ def test_the_preferred_answer_does_not_always_stand_first(jsonl) -> None:
     assert all(p.answers[not f].startswith("good") for p, f in zip(found, first, strict=True))
     assert 70 < sum(first) < 130
     drawn, _ = judged_by_people(path, 50, seed=0)
-    assert len(drawn) == 50 and set(drawn) <= set(found) and drawn != found[:50]
+    assert len(drawn) == 50 and {p.id for p in drawn} <= {p.id for p in found} and drawn != found[:50]
 
 
 def test_rankings_are_people_too(jsonl) -> None:

@@ -126,7 +126,7 @@ def test_people_are_asked_about_alone(judges, jsonl, tmp_path) -> None:
     assert found["position"]["before"]["value"] == pytest.approx(0.7) and summary.agreement == found["agreement"]
     assert sum(r["pairs"] for r in found["reliability"]) == 80 and found["constitution"] == summary.constitution
     assert len(rows(out / "people.jsonl")) == 80 and set(summary.artifacts) == {"people", "agreement"}
-    fewer = prefer(human=human, human_limit=30, judge=Judging(by=f"{judges}:longer"), out=tmp_path / "fewer")
+    fewer = prefer(human=human, limit=30, judge=Judging(by=f"{judges}:longer"), out=tmp_path / "fewer")
     assert fewer.agreement["n"] == 30
 
 
@@ -168,7 +168,7 @@ def test_reasons_come_first_and_are_clamped(wide, prompt_file, tmp_path) -> None
     (dict(), "nothing to compare"), (dict(prompts="a", completions="b"), "one of the two"),
     (dict(prompts="a", judge=Judging()), "name what compares"),
     (dict(prompts="a", judge=Judging(by="m", both_orders=False)), "always asked in both orders"),
-    (dict(prompts="a", pairs=2), "2 answers make 1 pairs"), (dict(prompts="a", human_limit=3), "no --human FILE"),
+    (dict(prompts="a", pairs=2), "2 answers make 1 pairs"),
 ])
 def test_settings_that_do_not_go_together(settings, words) -> None:
     with pytest.raises(ValueError, match=words):

@@ -110,7 +110,7 @@ def run(config: PreferConfig, run: Run) -> PreferSummary:
     _check(config, constitution)
     people, unjudged = [], Counter[str]()
     if config.human is not None:
-        people, unjudged = judged_by_people(config.human, config.human_limit, config.seed)
+        people, unjudged = judged_by_people(config.human, config.limit, config.seed)
     prompts = read_rows(config.prompts, Prompt, limit=config.limit) if config.prompts else None
     rows = read_rows(config.completions, Completions, limit=config.limit) if config.completions else []
     if rows and all(len(r.completions) < FEW for r in rows):

@@ -33,9 +33,7 @@ class PreferConfig(StageConfig):
     """Pairs that people judged (preferences, hh dialogues, or rankings): the judge is asked about them too, and how far
     it agrees is measured. May be given alone. They do not enter the preferences."""
     limit: int | None = Field(None, ge=1)
-    """Take only the first N prompts."""
-    human_limit: int | None = Field(None, ge=1)
-    """At most N of the pairs that people judged, drawn by the seed."""
+    """Take only the first N prompts, and N of the pairs that people judged, drawn by the seed."""
     target: Writing = Writing(by=EMBEDDED)
     """What answers the prompts."""
     answers: int = Field(2, ge=2, le=64)
@@ -72,8 +70,6 @@ class PreferConfig(StageConfig):
         if self.prompts is not None and self.pairs > self.answers * (self.answers - 1) // 2:
             raise ValueError(f"pairs: {self.answers} answers make {self.answers * (self.answers - 1) // 2} pairs, "
                              f"not {self.pairs}")
-        if self.human is None and self.human_limit is not None:
-            raise ValueError("human_limit: there is no --human FILE to take pairs from")
         return self
 
     def input_contents(self) -> dict[str, str]:
