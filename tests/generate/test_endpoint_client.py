@@ -234,6 +234,18 @@ def test_what_was_spent_is_summed_by_model(tmp_path) -> None:
     assert requests.of("m").plus(requests.of("n")) == Calls(requests=3, input_tokens=20, output_tokens=2)
 
 
+@pytest.mark.parametrize(("line", "words"), [
+    ("{nonsense", "broken JSON"), ('{"event": "paid", "id": "x", "model": "m"}', "event"), ('{"event": "sent"}', "id"),
+    ('{"event": "answered", "id": "x", "model": "m", "input_tokens": -1}', "input_tokens"),
+])
+def test_a_damaged_account_is_told_with_its_place(tmp_path, line, words) -> None:
+    whole = Event(event="sent", id="x", model="m").model_dump_json()
+    (tmp_path / "r.jsonl").write_text(f"{whole}\n{line}\n{whole}\n")
+    with pytest.raises(TrivetError, match=words) as caught:
+        Endpoints(tmp_path / "r.jsonl")
+    assert caught.value.line == 2
+
+
 def test_an_account_that_cannot_be_written_sends_nothing(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with Endpoint(echo, writes=True) as server:

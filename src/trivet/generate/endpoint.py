@@ -40,6 +40,7 @@ PAUSE = 0.5
 MAX_PAUSE = 30.0
 MAX_WAIT = 600.0
 """Longest Retry-After that is waited for, in seconds."""
+_JITTER = random.Random()  # its own: the one that stages seed is not drawn from
 CONNECT_SECONDS = 10.0
 """Longest wait for a connection: an address where nobody is takes no `timeout` to find out."""
 
@@ -151,15 +152,17 @@ class Connection:
 
     def enter(self, stop: threading.Event) -> None:
         """Wait for room for one request. Raises Stopped when `stop` is set."""
-        while (wait := self._hold_until - time.monotonic()) > 0:
+        while True:
+            with self._change:
+                while self._bound is not None and self._flying >= self._bound:
+                    if stop.is_set():
+                        raise Stopped
+                    self._change.wait(0.1)
+                if (wait := self._hold_until - time.monotonic()) <= 0:
+                    self._flying += 1
+                    return
             if stop.wait(wait):
                 raise Stopped
-        with self._change:
-            while self._bound is not None and self._flying >= self._bound:
-                if stop.is_set():
-                    raise Stopped
-                self._change.wait(0.1)
-            self._flying += 1
 
     def leave(self) -> None:
         """The request is over."""
@@ -215,12 +218,12 @@ class Client:
         """
         reason, tries = "", self.settings.retries + 1
         for attempt in range(tries):
-            if attempt and stop.wait(min(self.pause * 2 ** (attempt - 1) * random.uniform(0.75, 1.25), MAX_PAUSE)):
+            if attempt and stop.wait(min(self.pause * 2 ** (attempt - 1) * _JITTER.uniform(0.75, 1.25), MAX_PAUSE)):
                 raise Stopped
             try:
                 return self._send(messages, options, what, stop, land)
             except Again as error:
-                reason = str(error)
+                reason = self._without_key(str(error))
                 if error.after is not None and attempt + 1 < tries:
                     if error.after > MAX_WAIT:
                         raise TrivetError(f"{self.name} asks to wait {error.after:.0f} s ({reason})", field=self.field,
@@ -262,6 +265,11 @@ class Client:
             finally:
                 self._budget.leave(held, characters if known else 0, cost)
 
+    def _without_key(self, said: str) -> str:
+        """What an endpoint said, which may show the key that it was given."""
+        key = self._connection.key
+        return said if key == "none" else said.replace(key, "***")
+
     def _count(self, cost: Spent) -> None:
         with self._lock:
             self.spent += cost
@@ -290,9 +298,7 @@ class Client:
     def _refused(self, response: httpx.Response, sent: Mapping[str, Any], what: str) -> None:
         """Sort a status that is no success: raises Again or TrivetError; returns where an option was left out."""
         status, fault = response.status_code, _fault(response)
-        said = fault["message"]
-        if self._connection.key != "none":
-            said = said.replace(self._connection.key, "***")
+        said = self._without_key(fault["message"])
         codes = f"{fault['code']} {fault['type']}"
         if status == 429 and "insufficient_quota" in codes:
             raise TrivetError(f"{self.name} says that its quota is used up: {said}", field=f"{self.field}.key",

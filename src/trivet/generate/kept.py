@@ -131,7 +131,8 @@ class Lines(Generic[R]):
 
     def at(self, place: int) -> R:
         """The row whose line begins there."""
-        self._open()
+        with self._lock:
+            self._open()
         parts: list[bytes] = []
         size = 1 << 14
         while not parts or b"\n" not in parts[-1]:
