@@ -56,7 +56,7 @@ def test_failures_that_may_pass_are_tried_again_and_counted(fault, tmp_path) -> 
 
 
 @pytest.mark.parametrize(("status", "body", "words"), [
-    (401, {"error": {"message": "no"}}, "status 401 to 'a': no"), (404, {"detail": "Not Found"}, "Not Found"),
+    (401, {"error": {"message": "no"}}, "answers 'a' with status 401: no"), (404, {"detail": "Not Found"}, "Not Found"),
     (400, {"message": "bad", "code": 40}, "bad"), (418, "tea", "tea"), (400, "", "nothing more"),
     (422, {"detail": [{"loc": ["body", "x"]}]}, "loc"), (307, "", "status 307"),
     (400, {"error": {"message": "This model's maximum context length is 20 tokens. However, your max_tokens …"}},
