@@ -315,7 +315,8 @@ class Client:
             403: f"see what the key in {self.settings.key} is allowed to do",
             404: "check the address (it ends before /chat/completions, often in /v1) and the model's name",
         }.get(status, "check the address, the model's name, and what the endpoint expects")
-        raise TrivetError(f"{self.name} answers {what} with status {status}: {said}", field=f"{self.field}.by", mend=mend)
+        raise TrivetError(f"{self.name} answers {what} with status {status}: {said}", field=f"{self.field}.by",
+                          mend=mend)
 
 
 # --- what an endpoint says -------------------------------------------------------------------------------
