@@ -247,10 +247,14 @@ def test_ctrl_c_stops_at_once(tmp_path) -> None:
     with Endpoint(echo, writes=True) as server:
         server.faults = [None, None, *[Fault(hang=30.0)] * 20]
         made = writer(server, tmp_path, concurrency=4)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell hands on an ignored one
         timer = threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
         start = time.monotonic()
-        with pytest.raises(KeyboardInterrupt):
-            made(asks(20), HOT)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                made(asks(20), HOT)
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert time.monotonic() - start < 5 and len(Texts(tmp_path / "texts.jsonl")) == 2
         assert Requests(tmp_path / "requests.jsonl").of("m").requests == 6
