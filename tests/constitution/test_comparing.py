@@ -6,7 +6,6 @@ import json
 import math
 
 import pytest
-from trivet.constitution.principles import Constitution, Principle
 
 from trivet.artifacts import Completions, Message
 from trivet.constitution.comparing import (
@@ -19,6 +18,7 @@ from trivet.constitution.comparing import (
     pairs_of,
     preference,
 )
+from trivet.constitution.principles import Constitution, Principle
 from trivet.errors import TrivetError
 
 

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from trivet.constitution.principles import load_constitution
 
 from trivet.artifacts import Preference, read_rows
 from trivet.cli import main
 from trivet.config import Device
 from trivet.constitution.prefer import PreferSummary
 from trivet.constitution.prefer_config import PreferConfig
+from trivet.constitution.principles import load_constitution
 from trivet.data.importers import read_preferences
 from trivet.errors import TrivetError
 from trivet.generate.config import Sampling, Writing
@@ -29,7 +29,7 @@ def longer(cases):  # thinks more of the longer answer, and leans to what stands
     asked.extend(cases)
     if fails_after is not None and len(asked) > fails_after:
         raise OSError("gone")
-    return [min(max(0.7 + 0.1 * (len(c.answers[0]) - len(c.answers[1])), 0.0), 1.0) for c in cases]
+    return [min(max(0.75 + 0.1 * (len(c.answers[0]) - len(c.answers[1])), 0.0), 1.0) for c in cases]
 def even(cases):
     return [0.5] * len(cases)
 '''
@@ -53,7 +53,7 @@ def prefer(**settings) -> PreferSummary:
 def answers(jsonl, n: int = 12) -> Path:
     return jsonl("completions.jsonl", [
         {"id": f"q{i}", "prompt": f"Question {i}?", "completions": [
-            {"id": f"q{i}/{j}", "text": f"answer {i} " + "x" * j} for j in range(3)]} for i in range(n)])
+            {"id": f"q{i}/{j}", "text": f"answer {i}" + "x" * j} for j in range(3)]} for i in range(n)])
 
 
 def rows(path: Path) -> list[dict]:
@@ -71,8 +71,8 @@ def test_pairs_get_soft_labels_by_principle(judges, jsonl, tmp_path) -> None:
     for p in preferences:
         assert len(p.chosen) > len(p.rejected) and 0.5 < p.label < 0.8 and p.weight == 0.5
         assert p.source == f"{judges}:longer by {shipped.name} {shipped.sha256}"
-    # 0.7 for the one shown first, in either order; and nothing is left of it
-    assert summary.prefers_first["value"] == pytest.approx(0.7)
+    # 0.75 for the one shown first, in either order; and nothing is left of it
+    assert summary.prefers_first["value"] == pytest.approx(0.75)
     assert summary.prefers_first_after["low"] < 0.5 < summary.prefers_first_after["high"]
     assert summary.flips["value"] == 1.0 and summary.agreement is None
     comparisons = rows(out / "comparisons.jsonl")
@@ -94,7 +94,7 @@ def test_an_interrupted_run_asks_nothing_twice(judges, jsonl, tmp_path) -> None:
     sys.modules[module].fails_after = None
     before = len(sys.modules[module].asked)
     done = prefer(**settings)
-    assert done.pairs == 120 and len(sys.modules[module].asked) == before - 64 + 240 - 64
+    assert done.pairs == 120 and len(sys.modules[module].asked) == before + 240 - 64
     whole = prefer(**(settings | {"out": tmp_path / "other"}))
     assert (out / "preferences.jsonl").read_bytes() == (tmp_path / "other/preferences.jsonl").read_bytes()
     assert whole.prefers_first == done.prefers_first
@@ -123,7 +123,7 @@ def test_people_are_asked_about_alone(judges, jsonl, tmp_path) -> None:
     assert summary.pairs == 0 and not (out / "preferences.jsonl").exists()
     assert found["pairs"] == 80 and found["agreement"]["value"] == pytest.approx(0.75) == found["longer"]["value"]
     assert found["agreement"]["low"] < 0.75 < found["agreement"]["high"]
-    assert found["position"]["before"]["value"] == pytest.approx(0.7) and summary.agreement == found["agreement"]
+    assert found["position"]["before"]["value"] == pytest.approx(0.75) and summary.agreement == found["agreement"]
     assert sum(r["pairs"] for r in found["reliability"]) == 80 and found["constitution"] == summary.constitution
     assert len(rows(out / "people.jsonl")) == 80 and set(summary.artifacts) == {"people", "agreement"}
     fewer = prefer(human=human, limit=30, judge=Judging(by=f"{judges}:longer"), out=tmp_path / "fewer")

@@ -11,6 +11,7 @@ Not covered: differences between labelers. People's label of a pair is taken as 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -162,6 +163,6 @@ def _figure(name: str, compared: Sequence[Compared], values: Sequence[float], se
             others: Sequence[float] | None = None, better: Literal["higher", "lower"] = "higher") -> Interval:
     """A figure over pairs, by prompt: a share, or a calibration error."""
     measure = Measure(name, "harmless", name, better, kind=kind)
-    rows = zip(compared, values, others or [None] * len(values), strict=True)
+    rows = zip(compared, values, others if others is not None else itertools.repeat(None, len(values)), strict=True)
     return estimate(measure, [Score(measure=measure.key, id=c.pair.id, group=c.pair.prompt_id, value=v, other=other)
                               for c, v, other in rows], seed)

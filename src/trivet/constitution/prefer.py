@@ -30,7 +30,7 @@ from trivet.artifacts import (
     write_rows,
 )
 from trivet.constitution.agreement import Agreement, Figure, beside_people, position
-from trivet.constitution.comparing import Compared, Opinion, compare, judged_by_people, pairs_of, preference
+from trivet.constitution.comparing import Compared, Opinion, Pair, compare, judged_by_people, pairs_of, preference
 from trivet.constitution.prefer_config import PreferConfig
 from trivet.constitution.principles import Constitution, load_constitution
 from trivet.errors import TrivetError
@@ -108,7 +108,8 @@ def run(config: PreferConfig, run: Run) -> PreferSummary:
     """
     constitution = load_constitution(config.constitution)
     _check(config, constitution)
-    people, unjudged = [], Counter[str]()
+    people: list[Pair] = []
+    unjudged: Counter[str] = Counter()
     if config.human is not None:
         people, unjudged = judged_by_people(config.human, config.limit, config.seed)
     prompts = read_rows(config.prompts, Prompt, limit=config.limit) if config.prompts else None
