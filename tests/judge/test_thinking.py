@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from trivet.generate.writing import Written
 
 from trivet.artifacts import Message
 from trivet.config import Device
 from trivet.errors import TrivetError
+from trivet.generate.writing import Written
 from trivet.judge.ask import both_orders, check, make_judge
 from trivet.judge.cases import Case
 from trivet.judge.config import Judging
