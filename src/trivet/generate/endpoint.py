@@ -247,7 +247,8 @@ class Client:
             try:
                 self._connection.enter(stop)
                 try:
-                    id, answered, tokens = self._endpoints.requests.send(self.model), False, (None, None)
+                    id, answered = self._endpoints.requests.send(self.model), False
+                    tokens: tuple[int | None, int | None] = (None, None)
                     try:
                         found = self._exchange(body, id, sent, what)
                         if found is None:
