@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
-from trivet.generate.writing import Ask, Writer, check_writer, make_writer
 
 from trivet import __version__
 from trivet.artifacts import Completion, Completions, Message, Row, atomic_write, write_json, write_rows
@@ -43,6 +42,7 @@ from trivet.constitution.redteam_table import markdown
 from trivet.errors import TrivetError
 from trivet.evaluate.grading import graded, only_compares, outcome
 from trivet.generate.config import Sampling, Writing
+from trivet.generate.writing import Ask, Writer, check_writer, make_writer
 from trivet.judge.ask import call, check, kind_of, make_judge, name_of
 from trivet.judge.cache import Spent
 from trivet.judge.cases import Case
