@@ -1839,9 +1839,8 @@ REDTEAM = [
     # what comes out
     Case("redteam", "an attacker that writes no questions",
          lambda p: p.redteam("--grow", "1", "--tries", "1", "--attacker-sampling.max-new-tokens", "8",
-                             "--attacker.by", str(build_tiny(p.folder / "wide", context=4096)), "--attacks", p.rows("a.jsonl", [{"prompt": "Is it red?", "tags": ["a"]},
-                                                             {"prompt": "Was it blue?", "tags": ["b"]}])),
-         "take a more able model as the attacker"),
+                             "--attacker.by", str(build_tiny(p.folder / "wide", context=4096)), "--attacks",
+                             p.text("a.json", TWO_TOPICS)), "take a more able model as the attacker"),
     Case("redteam", "a damaged record of texts",
          lambda p: (p.done("redteam", *p.redteam()), (Path(p.out) / "summary.json").unlink(),
                     *((Path(p.out) / f"{n}.jsonl").unlink() for n in (
