@@ -98,13 +98,13 @@ def known(pool: Pool) -> Distinct:
 def test_each_topic_gets_what_is_wanted():
     pool = seeded("locks", "notes")
     attacker = Attacker(lambda text, n: listed(*(
-        f"How do I {word} the {'lock' if 'locks' in text else 'note'} in round {n}?" for word in
+        f"How do I {word} round {n} of the {'lock' if 'locks' in text else 'note'} in secret?" for word in
         ("open", "hide", "copy", "sell", "break"))))
     grown, told = grow(pool, {"locks": "doors and keys"}, known(pool), attacker, wanted=7, tries=3, seed=0)
     assert [q.topic for q in grown].count("locks") == [q.topic for q in grown].count("notes") == 7
     assert all(q.source == "grown" and q.subject == q.topic for q in grown)
     assert len({q.id for q in grown}) == 14
-    assert told.texts == 4 and told.items == 20 and told.thrown == {"more than wanted": 6}
+    assert told.texts == 4 and told.items == 20 and told.surplus == 6 and not told.thrown
     first = attacker.asked[0][1][-1].content
     assert "locks (doors and keys)" in first and "What would" in first
     # the same asks, whatever was interrupted: a text is found by what was asked and its number

@@ -78,6 +78,8 @@ class Thrown:
     """That were written."""
     items: int = 0
     """In them: the items of a list, a text that should be one and is none, or just the texts."""
+    surplus: int = 0
+    """Usable items beyond what was wanted."""
     thrown: Counter[str] = field(default_factory=Counter)
     """Items that were thrown away, by reason."""
     examples: dict[str, str] = field(default_factory=dict)
@@ -90,10 +92,9 @@ class Thrown:
 
     def as_dict(self) -> dict[str, Any]:
         """The form in redteam.json: the reasons with how often they came and an example, the most frequent first."""
-        return {"texts": self.texts, "items": self.items, "thrown": self.thrown.total(),
+        return {"texts": self.texts, "items": self.items, "surplus": self.surplus, "thrown": self.thrown.total(),
                 "reasons": [{"reason": reason, "count": count, "example": self.examples[reason][:300]}
                             for reason, count in self.thrown.most_common()]}
-
 
 
 # --- asking -----------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def grow(pool: Pool, about: Mapping[str, str], distinct: Distinct, write: Writes
                 found[question.topic] += 1
                 grown.append(question)
             else:
-                told.throw("more than wanted", question.text)
+                told.surplus += 1
     return grown, told
 
 
