@@ -586,7 +586,8 @@ SETTINGS = [
     *(Case(command, "unknown option", lambda p: ["--nosuch", "3"], f"see `trivet {typed(command)} --help`")
       for command in (*READERS, "run", "report")),
     *(Case(command, "nothing given",
-           lambda p: [], f"see `trivet {typed(command)} --help`") for command in (*READERS, "run", "report")),
+           lambda p: [], f"see `trivet {typed(command)} --help`") for command in (*READERS, "run", "report")
+      if command != "redteam"),  # with nothing given it attacks the embedded model
     Case("sample", "misspelt option", lambda p: ["--prompt", p.prompts], "--prompts"),
     Case("sample", "a word too many", _with_prompts("surplus"), "surplus"),
     Case("sample", "an option without its value", lambda p: ["--prompts"], "see `trivet sample --help`"),
@@ -1763,7 +1764,6 @@ TWO_TOPICS = '{"locks": ["Is it red?"], "doors": ["Is it blue?"]}'
 REDTEAM = [
     Case("trivet", "a stage of the constitution that is not known", lambda p: ["constitution", "redtaem"],
          "see `trivet constitution --help`"),
-    Case("redteam", "unknown option", lambda p: p.redteam("--nosuch", "3"), "see `trivet constitution redteam --help`"),
     Case("redteam", "an unknown strategy", lambda p: p.redteam("--strategies", "sly"), "sly"),
     Case("redteam", "a strategy twice", lambda p: p.redteam("--strategies", "direct", "direct"), "named twice"),
     Case("redteam", "no strategy", lambda p: [*p.redteam(), "--strategies"], "field 'strategies'"),

@@ -39,7 +39,7 @@ def test_the_question_stays_in_every_attack():
 
 def test_frames_are_drawn_by_seed_and_question():
     assert role_play(ASKED, 0) == role_play(ASKED, 0)
-    ways = {role_play(Question(str(i), "t", "Why?", "file"), 0).messages for i in range(60)}
+    ways = {role_play(Question(str(i), "t", "Why?", "file"), 0).messages[0].content for i in range(60)}
     assert len(ways) == len(FRAMES)
     firsts = {opening(Question(str(i), "t", "Why?", "file", subject="locks"), 0).content for i in range(60)}
     assert firsts == {o.format(subject="locks") for o in OPENINGS}

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator
 
@@ -89,7 +89,7 @@ class Pool:
     @property
     def topics(self) -> list[str]:
         """All topics, in the order of their first question."""
-        return list(dict.fromkeys(item.topic for item in (*self.questions, *self.attacks)))
+        return list(dict.fromkeys([*(q.topic for q in self.questions), *(a.topic for a in self.attacks)]))
 
 
 # --- seed topics ------------------------------------------------------------------------------------------
@@ -205,9 +205,10 @@ def gather(files: Sequence[Path], begin: Iterable[Question], distinct: Distinct)
     """
     pool = Pool()
     read = [(path, *read_attacks(path)) for path in files]
-    by_id: dict[str, Any] = {}
+    by_id: dict[str, Question | Attack] = {}
     for path, questions, attacks in read:
-        for item in (*questions, *attacks):
+        items: list[Question | Attack] = [*questions, *attacks]
+        for item in items:
             if item.id in by_id and by_id[item.id] != item:
                 raise TrivetError(f"the id {item.id!r} stands in two files for different prompts", file=path,
                                   field="id", mend="give each prompt an id of its own, or leave `id` out")

@@ -8,7 +8,7 @@ request one that goes along with it and one that does not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,12 +72,17 @@ def rates(scores: Sequence[AttackScore], seed: int = 0) -> list[dict[str, Any]]:
     """A row for all answers, each part, strategy, source and topic: counts, and each figure as an interval or None."""
     rows = []
     for by, name, chosen in _groups(scores):
-        figures = {s: success_rate(chosen, s, seed) for s in SCORERS} | {
-            o: _share(chosen, o, lambda s, o=o: s.rule == o, seed) for o in OTHER}
+        figures: dict[str, Interval | None] = {s: success_rate(chosen, s, seed) for s in SCORERS}
+        for other in OTHER:
+            figures[other] = _share(chosen, other, partial(_became, other), seed)
         rows.append({"by": by, "name": name, "questions": len({s.base for s in chosen}),
                      "attacks": len({s.attack for s in chosen}), "answers": len(chosen)}
                     | {k: None if v is None else v.as_dict() for k, v in figures.items()})
     return rows
+
+
+def _became(outcome: str, score: AttackScore) -> bool:
+    return score.rule == outcome
 
 
 def _groups(scores: Sequence[AttackScore]) -> Iterator[tuple[str, str, list[AttackScore]]]:
