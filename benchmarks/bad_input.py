@@ -228,6 +228,10 @@ class Place:
         return ["--target.by", self.tiny, "--grow", "0", "--strategies", "direct", "--no-classify", "--limit", "4",
                 "--sampling.max-new-tokens", "4", "--device.threads", "1", "--out", self.out, *more]
 
+    def prefer(self, judge: str, *more: str) -> list[str]:
+        """`trivet constitution prefer` on good answers."""
+        return ["--completions", self.answers, "--judge.by", judge, "--device.threads", "1", *more]
+
     def function(self, body: str) -> str:
         """A reward function with this body, as package.module:function; each case has a module of its own."""
         module = f"reward_{abs(hash(str(self.folder))):x}"
@@ -357,6 +361,7 @@ READERS: dict[str, tuple[str, Row, Callable[[Place], list[str]]]] = {
     "audit": ("--data", pair(), lambda p: ["--reward", "trivet.judge.maths:exact_answer"]),
     "redteam": ("--attacks", PROMPTS[0], lambda p: ["--target.by", p.tiny, "--no-classify"]),
     "ppo": ("--prompts", PROMPTS[0], lambda p: ["--model", p.tiny, "--reward", "trivet.judge.maths:exact_answer"]),
+    "prefer": ("--completions", answered(), lambda p: ["--judge.by", p.tiny]),
 }
 FILE_FAULTS: list[tuple[str, Callable[[Place, str], str], str]] = [
     ("missing file", lambda p, row: str(p.folder / "nowhere.jsonl"), "no such file"),
@@ -1855,9 +1860,51 @@ REDTEAM = [
 ]
 
 
+# --- constitution prefer ----------------------------------------------------------------------------------
+
+PREFER = [
+    Case("prefer", "nothing to compare", lambda p: ["--judge.by", p.tiny], "there is nothing to compare"),
+    Case("prefer", "no judge", lambda p: ["--completions", p.answers], "name what compares"),
+    Case("prefer", "prompts and answers", lambda p: p.prefer(p.tiny, "--prompts", p.prompts), "one of the two"),
+    Case("prefer", "a judge that is nothing", lambda p: p.prefer("nothing/at/all"), "field 'judge.by'"),
+    Case("prefer", "a judge asked in one order", lambda p: p.prefer(p.tiny, "--judge.no-both-orders"),
+         "in both orders"),
+    Case("prefer", "an endpoint without a model's name", lambda p: p.prefer("http://127.0.0.1:1/v1"), "--judge.model"),
+    Case("prefer", "an endpoint that is down",
+         lambda p: p.prefer(p.nobody() + "/v1", "--judge.model", "m", "--judge.retries", "0"), "no connection"),
+    Case("prefer", "a judge that gives 2", lambda p: p.prefer(p.function("return [2.0 for _ in samples]")),
+         "from 0 to 1"),
+    Case("prefer", "a judge that can't read as much", lambda p: p.prefer(p.tiny), "even when cut"),
+    Case("prefer", "a function that thinks", lambda p: p.prefer(p.function("return []"), "--judge.think"),
+         "field 'judge.think'"),
+    Case("prefer", "a reward model that thinks", lambda p: p.prefer(p.reward, "--judge.think"), "has no reasons"),
+    Case("prefer", "clamped to 0.5", lambda p: p.prefer(p.tiny, "--judge.clamp", "0.5"), "field 'judge.clamp'"),
+    Case("prefer", "a target that is nothing",
+         lambda p: ["--prompts", p.prompts, "--judge.by", p.tiny, "--target.by", "nothing/at/all"],
+         "field 'target.by'"),
+    Case("prefer", "more principles than there are", lambda p: p.prefer(p.tiny, "--principles", "500"),
+         "principles a pair are asked for"),
+    Case("prefer", "a constitution without principles",
+         lambda p: p.prefer(p.tiny, "--constitution", p.text("c.yaml", "name: mine\n")), "field 'principles'"),
+    Case("prefer", "more pairs than there are",
+         lambda p: ["--prompts", p.prompts, "--judge.by", p.tiny, "--pairs", "3"], "2 answers make 1 pairs"),
+    Case("prefer", "one answer a prompt",
+         lambda p: [*p.prefer(p.tiny), "--completions", p.rows("one.jsonl", [answered(completions=[
+             {"id": "a", "text": "yes"}])])], "one answer a prompt can't be compared"),
+    Case("prefer", "equal answers",
+         lambda p: [*p.prefer(p.tiny), "--completions", p.rows("equal.jsonl", [answered(completions=[
+             {"id": i, "text": "yes"} for i in "ab"])])], "no prompt has two different answers"),
+    Case("prefer", "a judge that is never sure", lambda p: p.prefer(p.function("return [0.5 for _ in samples]"),
+                                                                    "--keep", "0.1"), "no pair is left"),
+    Case("prefer", "pairs on which people are divided",
+         lambda p: ["--judge.by", p.tiny, "--human", p.rows("even.jsonl", [pair(label=0.5)])],
+         "people are divided: 1"),
+    Case("prefer", "people's pairs that are prompts", lambda p: ["--judge.by", p.tiny, "--human", p.prompts],
+         "no known format of preference data"),
+]
 
 CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
-         *GUARD, *EVALUATIONS, *REDTEAM]
+         *GUARD, *EVALUATIONS, *REDTEAM, *PREFER]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 

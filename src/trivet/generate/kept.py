@@ -112,7 +112,8 @@ class Lines(Generic[R]):
     def at(self, place: int) -> R:
         """The row whose line begins there."""
         self._open()
-        parts, size = [], 1 << 14
+        parts: list[bytes] = []
+        size = 1 << 14
         while not parts or b"\n" not in parts[-1]:
             parts.append(os.pread(self._file, size, place + sum(map(len, parts))))
             if not parts[-1]:
