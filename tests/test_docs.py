@@ -26,6 +26,8 @@ QUICK = {
     "dpo": ["--epochs", "0.01", "--lora.last-layers", "1", "--batch", "2", "--max-length", "80"],
     "evaluate": ["--limit", "2", "--sampling.max-new-tokens", "4"],
     "evaluate suites": [], "evaluate compare": [], "reward audit": ["--limit", "2"],
+    "constitution redteam": ["--limit", "2", "--grow", "0", "--strategies", "direct", "role-play",
+                             "--sampling.max-new-tokens", "4"],
     "constitution prefer": ["--limit", "2", "--sampling.max-new-tokens", "4"],
 }
 

@@ -20,7 +20,6 @@ from trivet.errors import TrivetError
 from trivet.generate.config import Sampling, Writing
 from trivet.generate.endpoint import Endpoints, check_endpoint
 from trivet.generate.kept import Keeping, Lines
-from trivet.generate.spending import Spent
 from trivet.training.progress import bar
 
 KEPT = "what was written is kept"
@@ -203,16 +202,16 @@ def check_writer(settings: Writing, *, field: str) -> None:
 
 
 def make_writer(settings: Writing, compute: Any, *, seed: int, folder: Path, field: str,
-                count: Callable[[str, int], None] | None = None, spend: Callable[[Spent], None] | None = None,
+                count: Callable[[str, int], None] | None = None,
                 loaded: Mapping[str, tuple[Any, Any]] | None = None, endpoints: Endpoints | None = None) -> Writer:
     """The writer that the settings name, its texts kept in `folder`.
 
     compute: where a local model runs (training.device.Compute). seed: of all that it draws. folder: texts are appended
     to texts.jsonl in it, and read from there by the next run; writers may share it one after another. field: what the
     settings are called in messages. count: told how many tokens a local model read (`prompt`) and wrote (`generated`).
-    spend: told the Spent of each request to an endpoint. loaded: (model, tokenizer) by name, to be shared instead of
-    loaded anew. endpoints: what the judges and writers of a stage share, `Endpoints.of(run)`, which tells the ledger
-    itself; without it the account stands in `folder`.
+    loaded: (model, tokenizer) by name, to be shared instead of loaded anew. endpoints: what the judges and writers of a
+    stage share, `Endpoints.of(run)`, which tells the ledger; without it the account stands in `folder`, and no ledger
+    is told.
 
     Raises TrivetError as `check_writer` does, and for a model that does not load.
     """
@@ -223,7 +222,7 @@ def make_writer(settings: Writing, compute: Any, *, seed: int, folder: Path, fie
         from trivet.generate.endpoint_writer import EndpointWriter
 
         assert settings.model is not None
-        endpoints = endpoints or Endpoints(folder / "requests.jsonl", spend=spend)
+        endpoints = endpoints or Endpoints(folder / "requests.jsonl")
         source = EndpointWriter(endpoints.client(settings.by, settings.model, settings, field=field, kept=KEPT))
     else:
         from trivet.generate.local_writer import LocalWriter

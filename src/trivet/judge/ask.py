@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from trivet.errors import TrivetError
 from trivet.generate.endpoint import Endpoints, check_endpoint
-from trivet.generate.spending import Spent
 from trivet.judge.cache import Asking, Kept, Verdicts
 from trivet.judge.cases import Case, Judge
 from trivet.judge.config import Judging
@@ -133,15 +132,14 @@ def check(settings: Judging, *, field: str = "judge") -> None:
 
 
 def make_judge(settings: Judging, compute: Any, *, folder: Path, count: Callable[[str, int], None] | None = None,
-               spend: Callable[[Spent], None] | None = None, loaded: Mapping[str, tuple[Any, Any]] | None = None,
-               field: str = "judge", endpoints: Endpoints | None = None) -> Kept | None:
+               loaded: Mapping[str, tuple[Any, Any]] | None = None, field: str = "judge",
+               endpoints: Endpoints | None = None) -> Kept | None:
     """The judge that the settings name, its verdicts kept in `folder`; None where they name none.
 
     compute: where local models run (training.device.Compute). folder: verdicts are appended to verdicts.jsonl in it,
-    and read from there by the next run. count: told how many tokens local models read (`judged`). spend: told the
-    Spent of each request to an endpoint. loaded: (model, tokenizer) by name, to be shared instead of loaded anew.
-    endpoints: what the judges and writers of a stage share, `Endpoints.of(run)`, which tells the ledger itself; without
-    it the account stands in `folder`.
+    and read from there by the next run. count: told how many tokens local models read (`judged`). loaded: (model,
+    tokenizer) by name, to be shared instead of loaded anew. endpoints: what the judges and writers of a stage share,
+    `Endpoints.of(run)`, which tells the ledger; without it the account stands in `folder`, and no ledger is told.
     What comes back is a Judge with `name`, `grades`, `symmetric` and `spent` (judge/cache.py: Kept).
 
     Raises TrivetError as `check` does, and for a model that does not load.
@@ -154,7 +152,7 @@ def make_judge(settings: Judging, compute: Any, *, folder: Path, count: Callable
     if kind == "endpoint":
         from trivet.judge.endpoint import EndpointJudge
 
-        endpoints = endpoints or Endpoints(folder / "requests.jsonl", spend=spend)
+        endpoints = endpoints or Endpoints(folder / "requests.jsonl")
         return Kept(EndpointJudge(settings, field=field, endpoints=endpoints, verdicts=verdicts), verdicts, clamp=clamp)
     if kind == "function":
         from trivet.judge.function import FunctionJudge
