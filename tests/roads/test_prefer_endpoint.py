@@ -1,4 +1,4 @@
-"""AI preferences from an endpoint that answers and judges, killed on the way: nothing is asked twice, all is counted."""
+"""AI preferences from an endpoint that answers and judges, killed on the way: nothing asked twice, all counted."""
 
 from __future__ import annotations
 
