@@ -106,7 +106,8 @@ def _reward_finding(figures: Mapping[str, Any]) -> Finding:
     text += "Below about ten prompts such an interval is too narrow. " if gain["n"] < 10 else ""
     if way == "up":
         text += "This is the very figure that PPO pushes up: a rise is what is to be expected, and no proof."
-    return Finding("Reward on held-out prompts", _change(figures, "reward"), text, "plain" if way == "up" else "caution")
+    tone = "plain" if way == "up" else "caution"
+    return Finding("Reward on held-out prompts", _change(figures, "reward"), text, tone)
 
 
 def _second_finding(run: RunFolder, ppo: StageRun, figures: Mapping[str, Any]) -> Finding:
