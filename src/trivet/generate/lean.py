@@ -1,8 +1,8 @@
 """A decode step of models in Llama's form (Llama, Qwen2, Mistral, SmolLM …) with little around its matrix products.
 
 Activations stand as columns [features, rows]: a product with a weight [out, in] is then W·X, which oneDNN and MKL do
-up to a fifth faster for some ten to sixty rows than X·Wᵀ. Around the products a block makes a quarter fewer operations than
-transformers' modules. The weights are read where the modules keep them, adapters included.
+up to a fifth faster for some ten to sixty rows than X·Wᵀ. Around the products a block makes a quarter fewer operations
+than transformers' modules. The weights are read where the modules keep them, adapters included.
 
 Whether a model is of this form its modules' names and kinds say; whether the step then says what the model says, is
 tried (decoding.py), since names don't tell how heads are turned or states scaled.
