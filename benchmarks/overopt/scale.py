@@ -48,7 +48,7 @@ class Scale:
     seeds: int = 7
     """Of each of Gao's curves, and of each planted hack in evaluation."""
     clean_seeds: int = 9
-    tuning_clean: int = 4
+    tuning_clean: int = 6
     tuning_hacked: int = 3
     false_alarms: float = 0.05
 
