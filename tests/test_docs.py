@@ -26,6 +26,9 @@ QUICK = {
     "dpo": ["--epochs", "0.01", "--lora.last-layers", "1", "--batch", "2", "--max-length", "80"],
     "evaluate": ["--limit", "2", "--sampling.max-new-tokens", "4"],
     "evaluate suites": [], "evaluate compare": [], "reward audit": ["--limit", "2"],
+    "constitution redteam": ["--limit", "2", "--grow", "0", "--strategies", "direct", "role-play",
+                             "--sampling.max-new-tokens", "4"],
+    "constitution prefer": ["--limit", "2", "--sampling.max-new-tokens", "4"],
 }
 
 
@@ -56,7 +59,7 @@ def test_links_and_files_are_there(path) -> None:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
     for name in re.findall(r"`((?:src|tests|recipes|benchmarks|docs)/[\w./-]+\.\w+)`", text):
         assert (ROOT / name).exists(), f"{path.name} names {name}"
-    packages = "policy|reward|judge|models|generate|training|report|data|feedback|evaluate|guard|text"
+    packages = "policy|constitution|reward|judge|models|generate|training|report|data|feedback|evaluate|guard|text"
     for name in re.findall(rf"`((?:{packages})/\w+\.py)`", text):
         assert (ROOT / "src/trivet" / name).exists(), f"{path.name} names {name}"
 
@@ -72,7 +75,8 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
 
 def test_help_names_every_command_and_the_readme_too() -> None:
     readme = (ROOT / "README.md").read_text()
-    for name in [*(s.command for s in STAGES.values()), "run", "report", "ledger", "guard", "models", "label"]:
+    others = ["run", "report", "ledger", "constitution", "guard", "models", "label"]
+    for name in [*(s.command for s in STAGES.values()), *others]:
         assert f"  {name}" in help_text()
         assert f"`trivet {name}`" in readme
 
@@ -124,10 +128,11 @@ def test_the_wheel_installs_and_runs_elsewhere(tmp_path) -> None:
     code = ("import trivet, pathlib; from trivet.pipeline import shipped, starter; "
             "print(trivet.__file__); print(*shipped()); print(starter('rankings')); "
             "from trivet.report import page; print(pathlib.Path(page.__file__).with_name('template.html').exists()); "
-            "from trivet.guard.calibration import DEFAULTS; print(DEFAULTS.exists())")
+            "from trivet.guard.calibration import DEFAULTS; print(DEFAULTS.exists()); "
+            "from trivet.constitution.principles import load_constitution; print(len(load_constitution().principles))")
     out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True,
                          env=os.environ | {"PYTHONPATH": str(target)}).stdout.splitlines()
     assert out[0].startswith(str(target))
     assert {"quickstart", "harmlessness"} <= set(out[1].split())
     assert out[2].startswith(str(target)) and Path(out[2]).stat().st_size > 100_000
-    assert out[3:] == ["True", "True"]
+    assert out[3:] == ["True", "True", "16"]

@@ -25,7 +25,7 @@ FLOORS = [
     {"generate"},
     {"judge"},
     {"evaluate", "feedback", "guard", "reward"},
-    {"policy"},
+    {"constitution", "policy"},
     {"stages"},
     {"report", "pipeline"},
     {"cli"},

@@ -6,7 +6,7 @@ Heavy imports stay inside the chosen command; `trivet --help` loads neither torc
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ around it:
   run          all steps of a recipe in one run folder: trivet run quickstart
   report       the HTML page of a run folder: trivet report runs/demo
   ledger       what each step cost and what it bought, with a chart: trivet ledger runs/demo
+  constitution principles in a file, checked and shown: trivet constitution check my.yaml
   guard        was the reward gamed? From the files of a run: trivet guard check runs/demo
   models       list, fetch and describe models: trivet models list
 
@@ -41,7 +42,8 @@ def help_text() -> str:
     """What `trivet --help` prints."""
     from trivet.stages import STAGES
 
-    return ROAD.format(stages="\n".join(f"  {s.command:<12} {s.help}" for s in STAGES.values()))
+    wide = max(12, *(len(s.command) for s in STAGES.values()))
+    return ROAD.format(stages="\n".join(f"  {s.command:<{wide}} {s.help}" for s in STAGES.values()))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = [a for a in arguments if a != "--debug"]
     try:
         with _together() as takes_part:
-            if takes_part or arguments[:1] == ["run"] or set(arguments[:1]) & set(_stages()):
+            if takes_part or arguments[:1] == ["run"] or _is_stage(arguments):
                 _dispatch(arguments)
     except TrivetError as error:
         if debug:
@@ -86,10 +88,12 @@ def _together() -> Iterator[bool]:
         yield ranks.main
 
 
-def _stages() -> Collection[str]:
+def _is_stage(arguments: list[str]) -> bool:
+    """Whether the command is a stage, by its name or by what a person types, such as `constitution revise`."""
     from trivet.stages import STAGES
 
-    return STAGES
+    return arguments[:1] in [[name] for name in STAGES] \
+        or arguments[:2] in [s.typed.split() for s in STAGES.values() if s.typed]
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -147,6 +151,10 @@ def _dispatch(arguments: list[str]) -> None:
         from trivet.models.command import models_command
 
         models_command(rest)
+    elif command == "constitution":
+        from trivet.constitution.command import constitution_command
+
+        constitution_command(rest, [(s.command, s.help) for s in STAGES.values() if s.typed.startswith(f"{command} ")])
     elif command == "guard":
         from trivet.guard.check import guard_command
 
@@ -158,7 +166,8 @@ def _dispatch(arguments: list[str]) -> None:
     else:
         import difflib
 
-        near = difflib.get_close_matches(command, [*STAGES, "label", "run", "report", "ledger", "guard", "models"], 1)
+        known = [*STAGES, "label", "run", "report", "ledger", "constitution", "guard", "models"]
+        near = difflib.get_close_matches(command, known, 1)
         raise TrivetError(f"there is no command {command!r}",
                           mend=f"did you mean `trivet {near[0]}`?" if near else "see `trivet --help`")
 

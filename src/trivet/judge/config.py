@@ -7,14 +7,12 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from trivet.config import Device, Part, StageConfig
+from trivet.config import Device, StageConfig
+from trivet.generate.config import EndpointSettings
 
 
-class Judging(Part):
+class Judging(EndpointSettings):
     """What compares or grades answers."""
-
-    #: settings of how an endpoint is asked and what may be spent, not of what a judge is asked
-    only_how: ClassVar[tuple[str, ...]] = ("key", "retries", "timeout", "concurrency", "requests", "tokens")
 
     by: str | None = None
     """A reward-model folder (compares only), a model (asked by log-probability), package.module:function, or the URL
@@ -23,22 +21,21 @@ class Judging(Part):
     """The model's name at the endpoint."""
     both_orders: bool = True
     """Ask about each pair in both orders and take the mean: a preference for the first answer cancels out."""
-    key: str = "OPENAI_API_KEY"
-    """The environment variable that holds the endpoint's key."""
-    retries: int = Field(4, ge=0)
-    """How often an endpoint is asked again, ever more slowly, when it fails."""
-    timeout: float = Field(60.0, gt=0)
-    """Seconds to wait for an endpoint's answer."""
-    concurrency: int = Field(8, ge=1)
-    """Requests in flight at an endpoint."""
-    requests: int | None = Field(None, ge=1)
-    """Budget: at most this many requests to an endpoint; then the run stops, and goes on with a larger one."""
-    tokens: int | None = Field(None, ge=1)
-    """Budget: at most this many tokens in and out, as the endpoint counts them."""
     longest: int = Field(6000, ge=200)
     """Characters of the conversation, and of each answer, that a judge is shown; what is longer is cut, and says so."""
     answer_tokens: int = Field(64, ge=1)
     """Tokens that an endpoint's model may reply with. A model that thinks before it answers needs a few thousand."""
+    think: bool = False
+    """Reasons first, then the verdict (chain of thought). A local model writes them and its label is read after them;
+    an endpoint's model gives both in one reply. Slower by as many tokens as are written."""
+    think_tokens: int = Field(256, ge=8)
+    """With `think`: tokens for the reasons; what is longer is cut off (a local model), or no verdict (an endpoint)."""
+    clamp: float = Field(0.4, ge=0, lt=0.5)
+    """With `think`: probabilities are moved into [clamp, 1 - clamp], since a model that has just argued for an answer
+    is surer of it than it should be (Bai et al. 2022, section 4.1: 0.4). 0: as they are."""
+    votes: int = Field(1, ge=1, le=100)
+    """Replies a case, drawn at temperature 1, whose verdicts are averaged: of a model that reasons first (`think`), and
+    of an endpoint that tells no log-probabilities. 1: the likeliest reply alone."""
 
 
 class ScoreConfig(StageConfig):
