@@ -160,8 +160,8 @@ def _file_error(error: ValidationError, file: Path, lines: dict[tuple[Any, ...],
     fault = config_error(error, file=file, lines=lines)
     assert fault is not None
     place = error.errors()[0]["loc"]
-    kind: type[Part] = {"principles": Principle, "few_shot": FewShot}.get(str(place[0]), Constitution) \
-        if len(place) > 1 else Constitution
+    kinds: dict[str, type[Part]] = {"principles": Principle, "few_shot": FewShot}
+    kind = kinds.get(str(place[0]), Constitution) if len(place) > 1 else Constitution
     what = {"missing": "this is missing", "extra_forbidden": "this is not known here"}.get(
         error.errors()[0]["type"], fault.what)
     return TrivetError(what, file=file, line=fault.line, field=fault.field,
