@@ -25,6 +25,36 @@ class Sampling(Part):
     """Texts that end an answer; its text is cut before them."""
 
 
+class EndpointSettings(Part):
+    """How an OpenAI-compatible endpoint is asked, and what may be spent there."""
+
+    #: settings of how an endpoint is asked and what may be spent, not of what it is asked
+    only_how: ClassVar[tuple[str, ...]] = ("key", "retries", "timeout", "concurrency", "requests", "tokens")
+
+    key: str = "OPENAI_API_KEY"
+    """The environment variable that holds the endpoint's key."""
+    retries: int = Field(4, ge=0)
+    """How often an endpoint is asked again, ever more slowly, when it fails."""
+    timeout: float = Field(60.0, gt=0)
+    """Seconds to wait for an endpoint's answer."""
+    concurrency: int = Field(8, ge=1)
+    """Requests in flight at an endpoint."""
+    requests: int | None = Field(None, ge=1)
+    """Budget: at most this many requests to an endpoint; then the run stops, and goes on with a larger one."""
+    tokens: int | None = Field(None, ge=1)
+    """Budget: at most this many tokens in and out, as the endpoint counts them."""
+
+
+class Writing(EndpointSettings):
+    """What writes texts: answers, critiques, revisions, prompts."""
+
+    by: str | None = None
+    """A model (a folder, an adapter folder, a hub id, or the embedded one), or the URL of an OpenAI-compatible
+    endpoint, such as http://localhost:8000/v1."""
+    model: str | None = None
+    """The model's name at the endpoint."""
+
+
 class VLLM(Part):
     """Answers from a running vLLM server."""
 

@@ -60,6 +60,10 @@ class _Row:
     def finished(self) -> bool:
         return self.ended or len(self.tokens) == len(self.uniforms)
 
+    @property
+    def generated(self) -> Generated:
+        return Generated(tuple(self.tokens), tuple(self.logps), self.ended)
+
 
 class TorchEngine:
     """Generates with a transformers causal model in this process."""
@@ -78,9 +82,10 @@ class TorchEngine:
     @torch.no_grad()
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int, seeds: Sequence[int],
-        limits: Sequence[int] | None = None,
+        limits: Sequence[int] | None = None, take: Callable[[int, int, Generated], None] | None = None,
     ) -> list[list[Generated]]:
-        """See Engine.generate. limits: for each prompt, in place of sampling.max_new_tokens.
+        """See Engine.generate. limits: for each prompt, in place of sampling.max_new_tokens. take: given the prompt's
+        number, the answer's number and the answer as soon as it is finished, in any order.
 
         Raises TrivetError for an empty prompt, and for stop strings without a tokenizer.
         """
@@ -93,22 +98,25 @@ class TorchEngine:
         rows = [_Row(i, j, seeds[i], limits[i]) for i in order for j in range(n)]
         longest = max((len(p) + k for p, k in zip(prompts, limits, strict=True)), default=0)
         road = decoding(self.model, self.pad, longest)
-        finished: Iterator[int]
+        finished: Iterator[list[_Row]]
         if isinstance(road, str):
             self._say(f"is decoded on its own cache, which is slower: {road}")
             batches = [rows[k : k + self.batch_size] for k in range(0, len(rows), self.batch_size)]
-            finished = (k for batch in batches for k in self._batch(prompts, batch, sampling, strings))
+            finished = (done for batch in batches for done in self._batch(prompts, batch, sampling, strings))
         else:
             if road.refused is not None:
                 self._say(f"looks like Llama but is decoded by its own modules, which is slower: {road.refused}")
             road.share(prompts)
             finished = self._continuous(road, prompts, rows, sampling, strings)
-        for count in finished:
-            if self.progress is not None and count:
-                self.progress(count)
+        for done in finished:
+            if self.progress is not None and done:
+                self.progress(len(done))
+            if take is not None:
+                for row in done:
+                    take(row.prompt, row.answer, row.generated)
         results: list[list[Generated]] = [[] for _ in prompts]
         for row in rows:
-            results[row.prompt].append(Generated(tuple(row.tokens), tuple(row.logps), row.ended))
+            results[row.prompt].append(row.generated)
         return results
 
     def _say(self, note: str) -> None:
@@ -126,8 +134,8 @@ class TorchEngine:
             row.ended = token in self.stops or strings.complete(row.tokens)
 
     def _continuous(self, road: StaticDecoding, prompts: Sequence[Sequence[int]], rows: Sequence[_Row],
-                    sampling: Sampling, strings: StopStrings) -> Iterator[int]:
-        """Make all rows, at most `batch_size` at once; tells after each step how many were finished in it."""
+                    sampling: Sampling, strings: StopStrings) -> Iterator[list[_Row]]:
+        """Make all rows, at most `batch_size` at once; tells after each step which were finished in it."""
         waiting, active = deque(rows), list[_Row]()
         read: dict[int, Prefix] = {}
         cache: SlotCache | None = None
@@ -148,17 +156,17 @@ class TorchEngine:
                     active.append(row)
             needed = {r.prompt for r in waiting}
             read = {i: prefix for i, prefix in read.items() if i in needed}
-            yield sum(r.finished for r in entering)
+            yield [r for r in entering if r.finished]
             if not active or cache is None:
                 continue
             logits = road.step(cache, [r.tokens[-1] for r in active])
             self._draw(active, logits, sampling, strings)
-            finished = [k for k, r in enumerate(active) if r.finished]
-            for k in reversed(finished):
+            finished = [r for r in active if r.finished]
+            for k in reversed([k for k, r in enumerate(active) if r.finished]):
                 cache.leave(k)
                 active[k] = active[-1]
                 active.pop()
-            yield len(finished)
+            yield finished
 
     def _read(self, road: StaticDecoding, prompts: Sequence[Sequence[int]],
               rows: Sequence[_Row]) -> dict[int, Prefix]:
@@ -171,7 +179,7 @@ class TorchEngine:
         return dict(zip(chosen, road.read([prompts[i] for i in chosen]), strict=True))
 
     def _batch(self, prompts: Sequence[Sequence[int]], rows: list[_Row], sampling: Sampling,
-               strings: StopStrings) -> Iterator[int]:
+               strings: StopStrings) -> Iterator[list[_Row]]:
         """Make rows side by side on the model's own cache; finished ones leave where that pays."""
         device = self.model.device
         chosen = list(dict.fromkeys(r.prompt for r in rows))
@@ -188,7 +196,7 @@ class TorchEngine:
         while True:
             running = [k for k, r in enumerate(alive) if not r.finished]
             self._draw([alive[k] for k in running], logits[torch.tensor(running, device=device)], sampling, strings)
-            yield sum(alive[k].finished for k in running)
+            yield [alive[k] for k in running if alive[k].finished]
             still = [k for k in running if not alive[k].finished]
             if not still:
                 return

@@ -169,9 +169,9 @@ def make_judge(settings: Judging, compute: Any, *, folder: Path, count: Callable
 def _local(settings: Judging, compute: Any, count: Callable[[str, int], None] | None,
            loaded: Mapping[str, tuple[Any, Any]]) -> Asking:
     from trivet.judge.local import LogProbJudge
-    from trivet.judge.reward_judge import RewardJudge, model_identity
+    from trivet.judge.reward_judge import RewardJudge
     from trivet.models.reward_model import is_reward_folder
-    from trivet.models.source import resolve
+    from trivet.models.source import model_identity, resolve
 
     assert settings.by is not None
     source = resolve(settings.by)

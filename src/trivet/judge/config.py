@@ -7,14 +7,12 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from trivet.config import Device, Part, StageConfig
+from trivet.config import Device, StageConfig
+from trivet.generate.config import EndpointSettings
 
 
-class Judging(Part):
+class Judging(EndpointSettings):
     """What compares or grades answers."""
-
-    #: settings of how an endpoint is asked and what may be spent, not of what a judge is asked
-    only_how: ClassVar[tuple[str, ...]] = ("key", "retries", "timeout", "concurrency", "requests", "tokens")
 
     by: str | None = None
     """A reward-model folder (compares only), a model (asked by log-probability), package.module:function, or the URL
@@ -23,18 +21,6 @@ class Judging(Part):
     """The model's name at the endpoint."""
     both_orders: bool = True
     """Ask about each pair in both orders and take the mean: a preference for the first answer cancels out."""
-    key: str = "OPENAI_API_KEY"
-    """The environment variable that holds the endpoint's key."""
-    retries: int = Field(4, ge=0)
-    """How often an endpoint is asked again, ever more slowly, when it fails."""
-    timeout: float = Field(60.0, gt=0)
-    """Seconds to wait for an endpoint's answer."""
-    concurrency: int = Field(8, ge=1)
-    """Requests in flight at an endpoint."""
-    requests: int | None = Field(None, ge=1)
-    """Budget: at most this many requests to an endpoint; then the run stops, and goes on with a larger one."""
-    tokens: int | None = Field(None, ge=1)
-    """Budget: at most this many tokens in and out, as the endpoint counts them."""
     longest: int = Field(6000, ge=200)
     """Characters of the conversation, and of each answer, that a judge is shown; what is longer is cut, and says so."""
     answer_tokens: int = Field(64, ge=1)

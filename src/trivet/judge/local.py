@@ -14,8 +14,7 @@ from trivet.generate.torch_engine import left_padded, positions
 from trivet.judge.cache import Keep, gather
 from trivet.judge.cases import Case
 from trivet.judge.criteria import CHAT_MARKS, LONGEST, WORDING, labels_of, word
-from trivet.judge.reward_judge import model_identity
-from trivet.models.source import load_causal_lm, load_tokenizer, resolve
+from trivet.models.source import load_causal_lm, load_tokenizer, model_identity, resolve
 
 SHORTEST = 100
 """Characters of each text below which a case is not cut any further to fit the model's context."""
@@ -34,7 +33,7 @@ class LogProbJudge:
                  count: Callable[[str, int], None] | None = None) -> None:
         """model, tokenizer: loaded, perhaps shared with others; they are not changed but for a missing chat template.
 
-        identity: what names weights and template (`reward_judge.model_identity`); None: verdicts are not kept.
+        identity: what names weights and template (`models.source.model_identity`); None: verdicts are not kept.
         longest: characters of the conversation and of each answer. batch_tokens: padded tokens a pass at most.
         count: told how many tokens were `judged`.
         """

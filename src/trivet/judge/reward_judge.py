@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from trivet.judge.base import Sample
 from trivet.judge.cache import Keep, gather
 from trivet.judge.cases import Case
 from trivet.judge.scorer import ModelReward, load_model_reward
-from trivet.models.source import ModelSource, adapter_base, weights_sha256
+from trivet.models.source import model_identity
 
 CHUNK = 64  # cases scored together: what an interruption costs at most
 
@@ -58,15 +57,6 @@ class RewardJudge:
     def __call__(self, cases: Sequence[Case]) -> list[float]:
         """See Judge."""
         return gather(self, cases)
-
-
-def model_identity(source: ModelSource, tokenizer: Any) -> dict[str, Any]:
-    """What a local model's verdicts depend on: its weights, its base's, and its chat template."""
-    found = {"weights": weights_sha256(source.folder),
-             "template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()}
-    if source.is_adapter:
-        found["base"] = weights_sha256(adapter_base(source).folder)
-    return found
 
 
 def _sigmoid(z: float) -> float:

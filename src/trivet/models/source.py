@@ -245,6 +245,15 @@ def adapter_base(source: ModelSource) -> ModelSource:
     return base
 
 
+def model_identity(source: ModelSource, tokenizer: Any) -> dict[str, Any]:
+    """What a local model's texts and verdicts depend on: its weights, its base's, and its chat template."""
+    found = {"weights": weights_sha256(source.folder),
+             "template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()}
+    if source.is_adapter:
+        found["base"] = weights_sha256(adapter_base(source).folder)
+    return found
+
+
 def describe(name: str) -> dict[str, Any]:
     """What is known of a model without loading its weights."""
     source = resolve(name)
