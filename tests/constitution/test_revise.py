@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from trivet.generate.writing import Ask, Written
 
 from constitution.scripted import Bench, Killed, Script
 from trivet.artifacts import Message, Preference, Prompt, read_rows
@@ -19,6 +18,7 @@ from trivet.constitution.principles import Constitution, Principle, load_constit
 from trivet.constitution.traces import Revision, Trace, Tuning
 from trivet.data.supervised import read_conversations
 from trivet.errors import TrivetError
+from trivet.generate.writing import Ask, Written
 from trivet.judge.criteria import REFUSES
 from trivet.stages import STAGES, run_stage
 
@@ -338,7 +338,7 @@ def test_too_few_revisions_end_the_stage_with_the_gate_and_examples(bench, files
 
 def test_answers_without_a_word_end_it_too(bench, files, tmp_path) -> None:
     bench.scripts["target"] = Script(lambda a: " ", "target")
-    with pytest.raises(TrivetError, match="none of them has a word"):
+    with pytest.raises(TrivetError, match="10 prompts got an answer without a letter"):
         run_stage(STAGES["revise"], ReviseConfig(**files, out=tmp_path / "run", gates=Gates(survive=0)))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from trivet.artifacts import Message, Prompt
 from trivet.constitution import gates
@@ -21,7 +20,7 @@ from trivet.evaluate.capability import judge_answer
 from trivet.generate.config import Sampling
 from trivet.generate.writing import Ask, Written
 from trivet.judge.ask import both_orders, call, name_of
-from trivet.judge.cases import Case
+from trivet.judge.cases import Case, Judge
 from trivet.judge.criteria import REFUSES
 
 Write = Callable[[Sequence[Ask], Sampling], Sequence[Written]]
@@ -80,7 +79,7 @@ class Rounds:
     """Takes items through rounds. What it is given decides all of it: asked twice, it asks the same."""
 
     def __init__(self, config: ReviseConfig, constitution: Constitution, *, critic: Write, reviser: Write,
-                 judge: Any = None) -> None:
+                 judge: Judge | None = None) -> None:
         """critic, reviser: writers. judge: compares two answers, and grades one where `gates.refusals` is judge."""
         self.config, self.constitution, self.judge = config, constitution, judge
         self.critic, self.reviser = critic, reviser
@@ -180,7 +179,7 @@ def _refuses_by_rule(text: str) -> bool:
     return refuses(text)
 
 
-def refused(judge: Any, rows: Sequence[tuple[str, Prompt, Revision]]) -> None:
+def refused(judge: Judge, rows: Sequence[tuple[str, Prompt, Revision]]) -> None:
     """Stop those texts of (id, harmless prompt, text) of which a judge says that they refuse. Raises as `call` does."""
     left = [row for row in rows if not row[2].stopped_by]
     if not left:

@@ -24,6 +24,7 @@ from trivet.errors import TrivetError
 from trivet.generate.config import Writing
 from trivet.generate.writing import Ask, Writer, check_writer, make_writer
 from trivet.judge.ask import check, grades, make_judge, name_of
+from trivet.judge.cases import Judge
 from trivet.runs import Run, Summary
 from trivet.training.device import Compute, prepare
 
@@ -52,7 +53,7 @@ class Models:
 
     target: Writer
     critic: Writer
-    judge: Any
+    judge: Judge | None
 
     def reviser(self, config: ReviseConfig) -> Writer:
         return self.critic if config.reviser == "critic" else self.target
@@ -204,7 +205,7 @@ def _plain(config: ReviseConfig, part: Sequence[tuple[Prompt, int]], models: Mod
     written = models.target([Ask(f"helpful/{p.id}/{k}", tuple(p.messages), k) for p, k in part], config.sampling)
     found = [weigh(w, p, config.gates, earlier=(), shown=(), harmless=True)
              for (p, _), w in zip(part, written, strict=True)]
-    if config.gates.refusals == "judge":
+    if config.gates.refusals == "judge" and models.judge is not None:
         refused(models.judge, [(f"helpful/{p.id}/{k}", p, f) for (p, k), f in zip(part, found, strict=True)])
     return found
 

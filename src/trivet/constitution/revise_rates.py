@@ -93,17 +93,17 @@ def require_survivors(items: Sequence[Item], least: float, file: Path) -> None:
     stopped = Counter(gate for _, r in rows for gate in r.stopped_by)
     lines = [f"{survivors} of {len(items)} prompts came out with a revision that passes; gates.survive asks for "
              f"{least:.0%}, and for one"]
-    mend = "look at the target's answers: none of them has a word"
+    unanswered = [item for item in items if not item.rounds]
+    if unanswered:
+        lines.append(f"  {len(unanswered)} prompts got an answer without a letter, which is not revised")
+    mend, examples = MEND["empty"], [(item.prompt.id, item.first.text) for item in unanswered]
     if stopped:
         ((gate, count),) = stopped.most_common(1)
         lines.append(f"  the gate `{gate}` stopped {count} of {len(rows)} revisions; the others: "
                      + (", ".join(f"{g} {n}" for g, n in stopped.most_common()[1:]) or "none"))
         mend = f"{MEND[gate]}; the traces show each text"
-        examples = [(id, r) for id, r in rows if gate in r.stopped_by][:EXAMPLES]
-    else:
-        gate, examples = "empty", []
-        lines += [f"  {i.prompt.id}: {i.first.text!r}" for i in items[:EXAMPLES]]
-    lines += [f"  {id}: {_short(r.text)!r}" for id, r in examples]
+        examples = [(id, r.text) for id, r in rows if gate in r.stopped_by]
+    lines += [f"  {id}: {_short(text)!r}" for id, text in examples[:EXAMPLES]]
     raise TrivetError("\n".join(lines), file=file, field="gates.survive", mend=mend)
 
 
