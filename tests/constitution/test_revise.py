@@ -145,21 +145,21 @@ def test_what_leads_to_a_revision_is_cut_and_kept_in_the_trace() -> None:
     assert item.final == FRIENDLY and revision.text == FRIENDLY and revision.written.startswith("Sure")
 
 
-def test_refusals_by_rule_only_of_harmless_prompts_and_only_where_asked_for(monkeypatch) -> None:
+def test_refusals_by_rule_only_of_safe_prompts_and_only_where_asked_for(monkeypatch) -> None:
     no = Written("I'm sorry, but I can't help with that.", True, 9)
-    harmless, other = prompt(tags=("fence", "harmless")), prompt()
+    safe, other = prompt(tags=("fence", "safe")), prompt(tags=("harmless",))
 
     def stopped(p: Prompt, refusals: str) -> list[str]:
         return weigh(no, p, Gates(refusals=refusals), earlier=["x"], shown=[],
-                     harmless="harmless" in p.tags).stopped_by
+                     safe="safe" in p.tags).stopped_by
 
-    assert stopped(harmless, "rule") == ["refusal"] and stopped(other, "rule") == []
+    assert stopped(safe, "rule") == ["refusal"] and stopped(other, "rule") == []
 
     def never(text: str) -> bool:
         raise AssertionError("the rule that measures refusals was asked")
 
     monkeypatch.setattr("trivet.text.manner.refuses", never)
-    assert stopped(harmless, "off") == [] == stopped(harmless, "judge")
+    assert stopped(safe, "off") == [] == stopped(safe, "judge")
 
 
 class Likes:
@@ -210,7 +210,7 @@ def test_the_best_of_several_samples_goes_on() -> None:
 
 def test_a_judge_may_say_what_refuses() -> None:
     judge = Likes({})
-    items = [Item(prompt("h", tags=("harmless",)), Written("Climb it.", True, 3)),
+    items = [Item(prompt("h", tags=("safe",)), Written("Climb it.", True, 3)),
              Item(prompt("x"), Written("Climb it.", True, 3))]
     take, _ = rounds(critique_or("I am sorry, but that is nothing that I would talk about."),
                      settings(judge={"by": "likes"}, gates=Gates(refusals="judge")), judge)

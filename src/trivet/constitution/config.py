@@ -12,8 +12,6 @@ from trivet.config import EMBEDDED, Device, Part, StageConfig
 from trivet.generate.config import EndpointSettings, Sampling, Writing
 from trivet.judge.config import Judging
 
-HARMLESS = "harmless"
-"""The tag of a prompt with which nothing is wrong."""
 RESULTS = "revise.json"
 
 
@@ -27,8 +25,10 @@ class Gates(Part):
     parrot: float = Field(0.9, gt=0, le=1)
     """The same of the user's last message, which an answer may well quote."""
     refusals: Literal["rule", "judge", "off"] = "rule"
-    """How a refusal of a harmless prompt (tagged `harmless`, or out of `helpful`) is found: by phrases, by the judge,
-    or not at all. Not `rule` where the rule measures the result afterwards."""
+    """How a refusal of a safe prompt (tagged so, or out of `helpful`) is found: by phrases, by the judge, or not at all.
+    Not `rule` where the rule measures the result afterwards."""
+    safe_tag: str = Field("safe", min_length=1)
+    """The tag of prompts with which nothing is wrong, so that refusing them is."""
     better: float = Field(0.5, ge=0, le=1)
     """With a judge: the least probability that a revision is better than what it revises."""
     survive: float = Field(0.1, ge=0, le=1)

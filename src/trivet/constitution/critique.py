@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from trivet.artifacts import Message, Prompt
 from trivet.constitution import gates
-from trivet.constitution.config import HARMLESS, Gates, ReviseConfig
+from trivet.constitution.config import Gates, ReviseConfig
 from trivet.constitution.gates import Gate
 from trivet.constitution.principles import Constitution, Principle
 from trivet.constitution.traces import Revision, Round
@@ -44,11 +44,6 @@ class Item:
     def final(self) -> str | None:
         """The last revision that passed the gates; None where none did."""
         return self.texts[-1] if len(self.texts) > 1 else None
-
-    @property
-    def harmless(self) -> bool:
-        """Whether the prompt is tagged as one with which nothing is wrong."""
-        return HARMLESS in self.prompt.tags
 
 
 # --- what is asked ----------------------------------------------------------------------------------------
@@ -115,7 +110,10 @@ class Rounds:
     def _weigh(self, item: Item, written: Written, principle: Principle, critique: str | None) -> Revision:
         shown = [principle.critique, principle.revision, *([critique] if critique else []),
                  *(m.content for m in self.shown)]
-        return weigh(written, item.prompt, self.config.gates, earlier=item.texts, shown=shown, harmless=item.harmless)
+        return weigh(written, item.prompt, self.config.gates, earlier=item.texts, shown=shown, safe=self._safe(item))
+
+    def _safe(self, item: Item) -> bool:
+        return self.config.gates.safe_tag in item.prompt.tags
 
     def _ask_judge(self, items: Sequence[Item], drawn: Sequence[Principle], found: Sequence[Sequence[Revision]],
                    number: int) -> None:
@@ -124,7 +122,7 @@ class Rounds:
             return
         if self.config.gates.refusals == "judge":
             refused(self.judge, [(f"{item.prompt.id}/{number}/{k}", item.prompt, revision)
-                                 for item, revisions in zip(items, found, strict=True) if item.harmless
+                                 for item, revisions in zip(items, found, strict=True) if self._safe(item)
                                  for k, revision in enumerate(revisions)])
         left = [(item, principle, revision, k) for item, principle, revisions in zip(items, drawn, found, strict=True)
                 for k, revision in enumerate(revisions) if not revision.stopped_by]
@@ -145,10 +143,11 @@ class Rounds:
 
 
 def weigh(written: Written, prompt: Prompt, settings: Gates, *, earlier: Sequence[str], shown: Sequence[str],
-          harmless: bool) -> Revision:
+          safe: bool) -> Revision:
     """What the gates that need no judge say of a text.
 
-    earlier: texts that it should improve on. shown: what the model read beside the conversation itself.
+    earlier: texts that it should improve on. shown: what the model read beside the conversation itself. safe: nothing is
+    wrong with the prompt, so that it must not be refused.
     """
     text = gates.bare(written.text)
     asked = prompt.messages[-1].content
@@ -166,7 +165,7 @@ def weigh(written: Written, prompt: Prompt, settings: Gates, *, earlier: Sequenc
         stopped.append("echo")
     if gates.talks_of_itself(text, "\n".join(m.content for m in prompt.messages)):
         stopped.append("talks_of_itself")
-    if harmless and settings.refusals == "rule" and _refuses_by_rule(text):
+    if safe and settings.refusals == "rule" and _refuses_by_rule(text):
         stopped.append("refusal")
     return Revision(text=text, written=None if text == written.text else written.text, ended=written.ended,
                     similarity=round(similarity, 4), echo=round(echo, 4), stopped_by=stopped)
@@ -180,7 +179,7 @@ def _refuses_by_rule(text: str) -> bool:
 
 
 def refused(judge: Judge, rows: Sequence[tuple[str, Prompt, Revision]]) -> None:
-    """Stop those texts of (id, harmless prompt, text) of which a judge says that they refuse. Raises as `call` does."""
+    """Stop those texts of (id, safe prompt, text) of which a judge says that they refuse. Raises as `call` does."""
     left = [row for row in rows if not row[2].stopped_by]
     if not left:
         return

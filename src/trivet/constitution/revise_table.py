@@ -12,7 +12,7 @@ from trivet.constitution.gates import GATES
 WORDS = {
     "empty": "no letter or digit", "cut_off": "not ended by the model", "broken": "a loop, gibberish, or said twice",
     "copy": "what it revises, said again", "echo": "the requests, the critique or the question, said again",
-    "talks_of_itself": "speaks of `the previous answer`, or as another speaker", "refusal": "refuses a harmless prompt",
+    "talks_of_itself": "speaks of `the previous answer`, or as another speaker", "refusal": "refuses a safe prompt",
     "worse": "the judge prefers what it revises",
 }
 
