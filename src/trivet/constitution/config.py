@@ -25,8 +25,8 @@ class Gates(Part):
     parrot: float = Field(0.9, gt=0, le=1)
     """The same of the user's last message, which an answer may well quote."""
     refusals: Literal["rule", "judge", "off"] = "rule"
-    """How a refusal of a safe prompt (tagged so, or out of `helpful`) is found: by phrases, by the judge, or not at all.
-    Not `rule` where the rule measures the result afterwards."""
+    """How a refusal of a safe prompt (tagged so, or out of `helpful`) is found: by phrases, by the judge, or not
+    at all. Not `rule` where the rule measures the result afterwards."""
     safe_tag: str = Field("safe", min_length=1)
     """The tag of prompts with which nothing is wrong, so that refusing them is."""
     better: float = Field(0.5, ge=0, le=1)

@@ -146,8 +146,8 @@ def weigh(written: Written, prompt: Prompt, settings: Gates, *, earlier: Sequenc
           safe: bool) -> Revision:
     """What the gates that need no judge say of a text.
 
-    earlier: texts that it should improve on. shown: what the model read beside the conversation itself. safe: nothing is
-    wrong with the prompt, so that it must not be refused.
+    earlier: texts that it should improve on. shown: what the model read beside the conversation itself. safe:
+    nothing is wrong with the prompt, so that it must not be refused.
     """
     text = gates.bare(written.text)
     asked = prompt.messages[-1].content
