@@ -78,7 +78,7 @@ def test_each_round_revises_what_the_last_one_left() -> None:
             "revision-4": "Talk to them over a cup of tea some afternoon, and ask what would suit them."}
     item = Item(prompt(), Written("Climb it.", True, 3))
     take, asked = rounds(lambda a: "Rude." if "critique" in a.id else (said[a.id.split("/")[1]], a.id[-1] != "3"),
-                         settings(rounds=4, gates=Gates(copy=0.95)))
+                         settings(rounds=4, gates=Gates(similarity=0.95)))
     for number in range(1, 5):
         take.take([item], number)
     revised = [a.messages[1].content for a in asked if "revision" in a.id]
@@ -413,7 +413,7 @@ def _short(folder: Path) -> Path:
     """Principles that a context of 256 bytes has room for."""
     path = folder / "short.yaml"
     path.write_text("name: short\nprinciples:\n"
-                    "  - {name: kind, critique: Rude?, revision: Anew., preference: Kinder?}\n")
+                    "  - {name: kind, critique: 'Rude?', revision: Anew., preference: 'Kinder?'}\n")
     return path
 
 

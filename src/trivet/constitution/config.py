@@ -18,7 +18,7 @@ RESULTS = "revise.json"
 class Gates(Part):
     """What a revision must not be; one that is does not go on. The rules: constitution/gates.py."""
 
-    copy: float = Field(0.9, gt=0, le=1)
+    similarity: float = Field(0.9, gt=0, le=1)
     """Similarity, word by word, with what it revises or with the first answer, from which a revision is a copy."""
     echo: float = Field(0.5, gt=0, le=1)
     """Share of its words said after the requests, the critique or the few-shot dialogues, from which it is an echo."""

@@ -159,7 +159,7 @@ def weigh(written: Written, prompt: Prompt, settings: Gates, *, earlier: Sequenc
         stopped.append("cut_off")
     if gates.broken(text, judge_answer(asked, text, written.ended)):
         stopped.append("broken")
-    if similarity >= settings.copy:
+    if similarity >= settings.similarity:
         stopped.append("copy")
     if echo >= settings.echo or gates.echo(text, [asked]) >= settings.parrot:
         stopped.append("echo")

@@ -20,7 +20,7 @@ MEND: dict[Gate, str] = {
     "empty": "look at the target's answers: does it speak with this chat template?",
     "cut_off": "raise --sampling.max-new-tokens",
     "broken": "lower --sampling.temperature, or take a larger target",
-    "copy": "raise --gates.copy or --samples, or take a larger reviser (--critic.by, --reviser critic)",
+    "copy": "raise --gates.similarity or --samples, or take a larger reviser (--critic.by, --reviser critic)",
     "echo": "lower --few-shot, raise --gates.echo, or take a larger reviser (--critic.by, --reviser critic)",
     "talks_of_itself": "word the constitution's revision requests so that they ask for an answer alone, or give more "
                        "--few-shot dialogues",
