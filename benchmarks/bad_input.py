@@ -47,7 +47,11 @@ Row = dict[str, Any]
 NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
                "timing.jsonl", "evaluation.jsonl", "guard.jsonl", "evaluations", "rollouts", "checkpoints",
                "evidence.jsonl", "answers", "scores", "speed.jsonl", "base", "judge", "grader", "reference.safetensors",
+<<<<<<< HEAD
                "target", "critic", "traces.jsonl"}
+=======
+               "target", "attacker", "classifier"}
+>>>>>>> main
 """What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a model's answers and what was
 said of them."""
 
@@ -223,12 +227,23 @@ class Place:
         return ["--model", self.tiny, "--suites", suite, "--limit", "2", "--sampling.max-new-tokens", "12",
                 "--device.threads", "1", "--out", self.out, *more]
 
+<<<<<<< HEAD
     def revise(self, *more: str) -> list[str]:
         """`trivet constitution revise` on good prompts, briefly."""
         short = self.text("short.yaml", _PRINCIPLES)
         return ["--prompts", self.prompts, "--target.by", self.tiny, "--limit", "2", "--rounds", "1", "--few-shot", "0",
                 "--constitution", short, "--critique-tokens", "4", "--sampling.max-new-tokens", "4", "--device.threads",
                 "1", *more]
+=======
+    def redteam(self, *more: str) -> list[str]:
+        """`trivet constitution redteam` on a tiny model, briefly."""
+        return ["--target.by", self.tiny, "--grow", "0", "--strategies", "direct", "--no-classify", "--limit", "4",
+                "--sampling.max-new-tokens", "4", "--device.threads", "1", "--out", self.out, *more]
+
+    def prefer(self, judge: str, *more: str) -> list[str]:
+        """`trivet constitution prefer` on good answers."""
+        return ["--completions", self.answers, "--judge.by", judge, "--device.threads", "1", *more]
+>>>>>>> main
 
     def function(self, body: str) -> str:
         """A reward function with this body, as package.module:function; each case has a module of its own."""
@@ -358,7 +373,9 @@ READERS: dict[str, tuple[str, Row, Callable[[Place], list[str]]]] = {
     "dpo": ("--preferences", pair(), lambda p: ["--model", p.tiny]),
     "score": ("--completions", answered(), lambda p: ["--reward", p.tiny]),
     "audit": ("--data", pair(), lambda p: ["--reward", "trivet.judge.maths:exact_answer"]),
+    "redteam": ("--attacks", PROMPTS[0], lambda p: ["--target.by", p.tiny, "--no-classify"]),
     "ppo": ("--prompts", PROMPTS[0], lambda p: ["--model", p.tiny, "--reward", "trivet.judge.maths:exact_answer"]),
+    "prefer": ("--completions", answered(), lambda p: ["--judge.by", p.tiny]),
 }
 FILE_FAULTS: list[tuple[str, Callable[[Place, str], str], str]] = [
     ("missing file", lambda p, row: str(p.folder / "nowhere.jsonl"), "no such file"),
@@ -588,7 +605,8 @@ SETTINGS = [
     *(Case(command, "unknown option", lambda p: ["--nosuch", "3"], f"see `trivet {typed(command)} --help`")
       for command in (*READERS, "run", "report")),
     *(Case(command, "nothing given",
-           lambda p: [], f"see `trivet {typed(command)} --help`") for command in (*READERS, "run", "report")),
+           lambda p: [], f"see `trivet {typed(command)} --help`") for command in (*READERS, "run", "report")
+      if command != "redteam"),  # with nothing given it attacks the embedded model
     Case("sample", "misspelt option", lambda p: ["--prompt", p.prompts], "--prompts"),
     Case("sample", "a word too many", _with_prompts("surplus"), "surplus"),
     Case("sample", "an option without its value", lambda p: ["--prompts"], "see `trivet sample --help`"),
@@ -1832,8 +1850,165 @@ EVALUATIONS = [
 ]
 
 
+# --- constitution redteam ---------------------------------------------------------------------------------
+
+def _attacked(name: str, text: str | bytes, *more: str) -> Callable[[Place], list[str]]:
+    """Attacks from one file."""
+    return lambda p: p.redteam("--attacks", p.raw(name, text if isinstance(text, bytes) else text.encode()), *more)
+
+
+def _topics(text: str, *more: str) -> Callable[[Place], list[str]]:
+    return lambda p: p.redteam("--topics", p.text("topics.yaml", f"topics:\n{text}"), *more)
+
+
+def _judged(make: Callable[[Place], str], *more: str) -> Callable[[Place], list[str]]:
+    return lambda p: p.redteam("--judge.by", make(p), *more)
+
+
+TWO_TOPICS = '{"locks": ["Is it red?"], "doors": ["Is it blue?"]}'
+REDTEAM = [
+    Case("trivet", "a stage of the constitution that is not known", lambda p: ["constitution", "redtaem"],
+         "see `trivet constitution --help`"),
+    Case("redteam", "an unknown strategy", lambda p: p.redteam("--strategies", "sly"), "sly"),
+    Case("redteam", "a strategy twice", lambda p: p.redteam("--strategies", "direct", "direct"), "named twice"),
+    Case("redteam", "no strategy", lambda p: [*p.redteam(), "--strategies"], "field 'strategies'"),
+    Case("redteam", "limit 0", lambda p: p.redteam("--limit", "0"), "field 'limit'"),
+    Case("redteam", "grow -1", lambda p: p.redteam("--grow", "-1"), "field 'grow'"),
+    Case("redteam", "tries 0", lambda p: p.redteam("--tries", "0"), "field 'tries'"),
+    Case("redteam", "no answer", lambda p: p.redteam("--completions", "0"), "field 'completions'"),
+    Case("redteam", "near 0", lambda p: p.redteam("--near", "0"), "field 'near'"),
+    Case("redteam", "near 70", lambda p: p.redteam("--near", "70"), "field 'near'"),
+    Case("redteam", "all held out", lambda p: p.redteam("--held-out", "1"), "field 'held_out'"),
+    Case("redteam", "unknown setting in YAML",
+         lambda p: ["--config", p.text("r.yaml", "grow: 0\ntarget:\n  who: me\n"), *p.redteam()],
+         "r.yaml:3, field 'target.who'"),
+    # attacks
+    Case("redteam", "attacks in a form that is not known", _attacked("a.csv", "a,b\n"), "can't be read from such"),
+    Case("redteam", "an empty file of lines", _attacked("a.txt", "\n"), "write one on each line"),
+    Case("redteam", "lines that are not UTF-8", _attacked("a.txt", b"caf\xe9"), "not UTF-8"),
+    Case("redteam", "requests in another shape", _attacked("a.json", '{"A": "b"}'), "field 'A'"),
+    Case("redteam", "requests torn", _attacked("a.json", '{"A": ["b",'), "broken JSON"),
+    Case("redteam", "an empty request", _attacked("a.json", '{"A": ["b", ""]}'), "field 'A.1'"),
+    Case("redteam", "completions for attacks", lambda p: p.redteam("--attacks", p.answers), "field 'completions'"),
+    Case("redteam", "one id for two prompts",
+         lambda p: p.redteam("--attacks", p.rows("a.jsonl", [{"id": "q", "prompt": "Is it red?"}]),
+                             p.rows("b.jsonl", [{"id": "q", "prompt": "Is it blue?"}])), "stands in two files"),
+    Case("redteam", "attacks of one topic, a part of them to be held out",
+         _attacked("a.txt", "Is it red?\nIs it blue?\n"), "--held-out 0"),
+    Case("redteam", "a topic to be held out that is none",
+         _attacked("a.json", TWO_TOPICS, "--held-out-topics", "windows"), "the topics are: locks, doors"),
+    Case("redteam", "all topics to be held out",
+         _attacked("a.json", TWO_TOPICS, "--held-out-topics", "locks", "doors"), "hold fewer out"),
+    Case("redteam", "a prompt longer than the context",
+         lambda p: p.redteam("--held-out", "0", "--attacks", p.rows("a.jsonl", [{"prompt": LONG}])), "context"),
+    # topics
+    Case("redteam", "no file of topics", lambda p: p.redteam("--topics", "nowhere.yaml"), "no such file"),
+    Case("redteam", "topics in broken YAML", _topics("  - name: [a\n"), "broken YAML"),
+    Case("redteam", "no topic", _topics("  []\n"), "topics.yaml:1, field 'topics'"),
+    Case("redteam", "a topic without a name", _topics("  - seeds: [a, b]\n"), "topics.yaml:2, field 'topics.0.name'"),
+    Case("redteam", "a topic with one seed",
+         _topics("  - name: a\n    seeds: [b]\n"), "topics.yaml:3, field 'topics.0.seeds'"),
+    Case("redteam", "a topic with an empty seed",
+         _topics("  - name: a\n    seeds:\n      - b\n      - ' '\n"), "field 'topics.0.seeds.1'"),
+    Case("redteam", "a topic with an unknown field",
+         _topics("  - name: a\n    seed: [b, c]\n    seeds: [b, c]\n"), "topics.yaml:3, field 'topics.0.seed'"),
+    Case("redteam", "a topic twice",
+         _topics("  - name: a\n    seeds: [b, c]\n  - name: a\n    seeds: [d, e]\n"), "two topics are called 'a'"),
+    Case("redteam", "seeds that are numbers", _topics("  - name: a\n    seeds: [1, 2]\n"), "field 'topics.0.seeds.0'"),
+    # who writes and who judges
+    Case("redteam", "no target", lambda p: p.redteam("--target.by", ""), "field 'target.by'"),
+    Case("redteam", "a target that is nothing", lambda p: p.redteam("--target.by", "no/such/m"), "field 'target.by'"),
+    Case("redteam", "a reward model as the target", lambda p: p.redteam("--target.by", p.reward), "reward model"),
+    Case("redteam", "an attacker that is nothing",
+         lambda p: p.redteam("--attacker.by", "no/such/m"), "field 'attacker.by'"),
+    Case("redteam", "a judge that is nothing", _judged(lambda p: "nothing/at/all"), "field 'judge.by'"),
+    Case("redteam", "a judge that can't be imported", _judged(lambda p: "nosuchmodule:judge"), "can't be imported"),
+    Case("redteam", "a reward model as the judge", _judged(lambda p: p.reward), "it can't grade one"),
+    Case("redteam", "a reward model as the classifier",
+         lambda p: [*(a for a in p.redteam("--classifier.by", p.reward) if a != "--no-classify")],
+         "it can't grade one"),
+    Case("redteam", "a function as the classifier",
+         lambda p: [*(a for a in p.redteam("--classifier.by", "trivet.judge.maths:exact_answer")
+                      if a != "--no-classify")], "is no local model"),
+    Case("redteam", "a classifier that is not to be asked",
+         lambda p: p.redteam("--classifier.by", p.tiny), "classify says to ask none"),
+    Case("redteam", "a judge whose context is too short", _judged(lambda p: p.tiny), "a longer context"),
+    *(Case("redteam", f"a judge that {name}", _judged(lambda p, body=body: p.function(body)), words)
+      for name, body, words in GRADERS if name != "gives too few verdicts"),
+    Case("redteam", "a judge that gives too few verdicts",
+         _judged(lambda p: p.function("return [1.0]")), "gave 1 verdicts for"),
+    Case("redteam", "a judge's endpoint without a model's name",
+         _judged(lambda p: "http://127.0.0.1:1/v1"), "--judge.model"),
+    Case("redteam", "a judge's endpoint that is down",
+         _judged(lambda p: p.nobody() + "/v1", "--judge.model", "m", "--judge.retries", "0"), "no connection"),
+    # what comes out
+    Case("redteam", "an attacker that writes no questions",
+         lambda p: p.redteam("--grow", "1", "--tries", "1", "--attacker-sampling.max-new-tokens", "8",
+                             "--attacker.by", str(build_tiny(p.folder / "wide", context=4096)), "--attacks",
+                             p.text("a.json", TWO_TOPICS)), "take a more able model as the attacker"),
+    Case("redteam", "a damaged record of texts",
+         lambda p: (p.done("redteam", *p.redteam()), (Path(p.out) / "summary.json").unlink(),
+                    *((Path(p.out) / f"{n}.jsonl").unlink() for n in (
+                        "attacks", "answers", "scores", "questions", "train", "heldout")),
+                    (Path(p.out) / "redteam.json").unlink(), (Path(p.out) / "table.md").unlink(),
+                    p.text("out/target/texts.jsonl", '{"key": 3}\n'), p.redteam())[-1], "texts.jsonl:1"),
+    Case("redteam", "out holds another configuration",
+         lambda p: (p.done("redteam", *p.redteam()), p.redteam("--limit", "2"))[1], "limit differs"),
+    Case("redteam", "attacks in the folder that is to be filled",
+         lambda p: (p.done("redteam", *p.redteam()), p.redteam("--attacks", f"{p.out}/train.jsonl"))[1],
+         "stands in the run folder"),
+]
+
+
+# --- constitution prefer ----------------------------------------------------------------------------------
+
+PREFER = [
+    Case("prefer", "nothing to compare", lambda p: ["--judge.by", p.tiny], "there is nothing to compare"),
+    Case("prefer", "no judge", lambda p: ["--completions", p.answers], "name what compares"),
+    Case("prefer", "prompts and answers", lambda p: p.prefer(p.tiny, "--prompts", p.prompts), "one of the two"),
+    Case("prefer", "a judge that is nothing", lambda p: p.prefer("nothing/at/all"), "field 'judge.by'"),
+    Case("prefer", "a judge asked in one order", lambda p: p.prefer(p.tiny, "--judge.no-both-orders"),
+         "in both orders"),
+    Case("prefer", "an endpoint without a model's name", lambda p: p.prefer("http://127.0.0.1:1/v1"), "--judge.model"),
+    Case("prefer", "an endpoint that is down",
+         lambda p: p.prefer(p.nobody() + "/v1", "--judge.model", "m", "--judge.retries", "0"), "no connection"),
+    Case("prefer", "a judge that gives 2", lambda p: p.prefer(p.function("return [2.0 for _ in samples]")),
+         "from 0 to 1"),
+    Case("prefer", "a judge that can't read as much", lambda p: p.prefer(p.tiny), "even when cut"),
+    Case("prefer", "a function that thinks", lambda p: p.prefer(p.function("return []"), "--judge.think"),
+         "field 'judge.think'"),
+    Case("prefer", "a reward model that thinks", lambda p: p.prefer(p.reward, "--judge.think"), "has no reasons"),
+    Case("prefer", "clamped to 0.5", lambda p: p.prefer(p.tiny, "--judge.clamp", "0.5"), "field 'judge.clamp'"),
+    Case("prefer", "a target that is nothing",
+         lambda p: ["--prompts", p.prompts, "--judge.by", p.tiny, "--target.by", "nothing/at/all"],
+         "field 'target.by'"),
+    Case("prefer", "more principles than there are", lambda p: p.prefer(p.tiny, "--principles", "500"),
+         "principles a pair are asked for"),
+    Case("prefer", "a constitution without principles",
+         lambda p: p.prefer(p.tiny, "--constitution", p.text("c.yaml", "name: mine\n")), "field 'principles'"),
+    Case("prefer", "more pairs than there are",
+         lambda p: ["--prompts", p.prompts, "--judge.by", p.tiny, "--pairs", "3"], "2 answers make 1 pairs"),
+    Case("prefer", "one answer a prompt",
+         lambda p: [*p.prefer(p.tiny), "--completions", p.rows("one.jsonl", [answered(completions=[
+             {"id": "a", "text": "yes"}])])], "one answer a prompt can't be compared"),
+    Case("prefer", "equal answers",
+         lambda p: [*p.prefer(p.tiny), "--completions", p.rows("equal.jsonl", [answered(completions=[
+             {"id": i, "text": "yes"} for i in "ab"])])], "no prompt has two different answers"),
+    Case("prefer", "a judge that is never sure", lambda p: p.prefer(p.function("return [0.5 for _ in samples]"),
+                                                                    "--keep", "0.1"), "no pair is left"),
+    Case("prefer", "pairs on which people are divided",
+         lambda p: ["--judge.by", p.tiny, "--human", p.rows("even.jsonl", [pair(label=0.5)])],
+         "people are divided: 1"),
+    Case("prefer", "people's pairs that are prompts", lambda p: ["--judge.by", p.tiny, "--human", p.prompts],
+         "no known format of preference data"),
+]
+
 CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
+<<<<<<< HEAD
          *GUARD, *CONSTITUTION, *EVALUATIONS]
+=======
+         *GUARD, *EVALUATIONS, *REDTEAM, *PREFER]
+>>>>>>> main
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 

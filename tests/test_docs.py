@@ -28,6 +28,9 @@ QUICK = {
     "constitution revise": ["--limit", "4", "--rounds", "1", "--gates.survive", "0"],
     "constitution show": [], "constitution check": [],
     "evaluate suites": [], "evaluate compare": [], "reward audit": ["--limit", "2"],
+    "constitution redteam": ["--limit", "2", "--grow", "0", "--strategies", "direct", "role-play",
+                             "--sampling.max-new-tokens", "4"],
+    "constitution prefer": ["--limit", "2", "--sampling.max-new-tokens", "4"],
 }
 
 

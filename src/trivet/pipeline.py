@@ -29,7 +29,7 @@ from trivet import __version__, ledger
 from trivet.artifacts import atomic_write, write_json
 from trivet.config import StageConfig, fingerprint, load_yaml, validate, yaml_value
 from trivet.errors import TrivetError
-from trivet.evaluate.config import EvaluateConfig
+from trivet.judge.config import Judging
 from trivet.runs import Summary, finished, input_hashes, recorded_fingerprint
 from trivet.stages import STAGES, Stage, finish_stage, is_rank_0, run_stage
 
@@ -254,8 +254,7 @@ def _changed(stage: Stage, config: StageConfig) -> bool:
 def _code_paths(config: StageConfig) -> list[str]:
     named = getattr(config, "reward", [])
     named = list(named) if isinstance(named, list) else [named]
-    if isinstance(config, EvaluateConfig):
-        named += [j.by for j in (config.judge, config.grader) if j.by is not None]
+    named += [part.by for _, part in config if isinstance(part, Judging) and part.by is not None]
     return [m[1] for m in map(_CODE.fullmatch, named) if m]
 
 

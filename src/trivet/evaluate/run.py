@@ -28,13 +28,12 @@ from trivet.evaluate.base import Measure, Score
 from trivet.evaluate.catalogue import Suite, chosen, data_files, draw
 from trivet.evaluate.catalogue import notes as data_notes
 from trivet.evaluate.config import EvaluateConfig
+from trivet.evaluate.grading import only_compares
 from trivet.evaluate.subject import Subject, open_tokenizer, speeds
 from trivet.evaluate.suites import attacks, prompts, refusals
-from trivet.judge.ask import check, kind_of, make_judge
+from trivet.judge.ask import check, make_judge
 from trivet.judge.cases import Judge
 from trivet.judge.config import Judging
-from trivet.models.reward_model import is_reward_folder
-from trivet.models.source import resolve
 from trivet.runs import Run, Summary
 from trivet.training.device import Compute, prepare
 
@@ -261,18 +260,13 @@ def _grading(config: EvaluateConfig) -> tuple[Judging, str] | None:
     Raises TrivetError for a grader that can't.
     """
     if config.grader.by is not None:
-        if _only_compares(config.grader.by):
+        if only_compares(config.grader.by):
             raise TrivetError(f"{config.grader.by} compares answers, it can't grade one", field="grader.by",
                               mend="give a model, an endpoint or a function as the grader; a reward model as the judge")
         return config.grader, "grader"
-    if config.judge.by is None or _only_compares(config.judge.by):
+    if config.judge.by is None or only_compares(config.judge.by):
         return None
     return config.judge, "judge"
-
-
-def _only_compares(by: str) -> bool:
-    """Whether a judge's setting names a reward model; found out from its folder's config."""
-    return kind_of(by) == "model" and is_reward_folder(resolve(by))
 
 
 def _grader(config: EvaluateConfig, subject: Subject, run: Run, compute: Compute) -> Judge | None:
@@ -317,7 +311,7 @@ def _absent(config: EvaluateConfig) -> dict[str, str]:
         found |= {m.key: why for m in GRADED}
     if config.judge.by is None or config.against is None:
         found |= {m.key: "it takes a judge (--judge.by) and a base (--against)" for m in (*WINS, *ORDER)}
-    elif not config.judge.both_orders or _only_compares(config.judge.by):
+    elif not config.judge.both_orders or only_compares(config.judge.by):
         found |= {m.key: "it takes a judge that sees two answers in both orders" for m in ORDER}
     return found
 

@@ -112,6 +112,9 @@ def check(settings: Judging, *, field: str = "judge") -> None:
     kind = kind_of(settings.by)
     if kind == "function":
         load_function(settings.by, field=f"{field}.by")
+        if settings.think:
+            raise TrivetError(f"{settings.by} is a function: it gives its verdicts as it likes", field=f"{field}.think",
+                              mend=f"leave --{field}.think out, or name a model")
     elif kind == "endpoint":
         try:
             parts = urlsplit(settings.by)
@@ -163,11 +166,12 @@ def make_judge(settings: Judging, compute: Any, *, folder: Path, count: Callable
         from trivet.judge.function import FunctionJudge
 
         return Kept(FunctionJudge(settings.by, load_function(settings.by, field=f"{field}.by"), field), verdicts)
-    return Kept(_local(settings, compute, count, loaded or {}), verdicts)
+    return Kept(_local(settings, compute, count, loaded or {}, folder, field), verdicts,
+                clamp=settings.clamp if settings.think else 0.0)
 
 
 def _local(settings: Judging, compute: Any, count: Callable[[str, int], None] | None,
-           loaded: Mapping[str, tuple[Any, Any]]) -> Asking:
+           loaded: Mapping[str, tuple[Any, Any]], folder: Path, field: str) -> Asking:
     from trivet.judge.local import LogProbJudge
     from trivet.judge.reward_judge import RewardJudge
     from trivet.models.reward_model import is_reward_folder
@@ -177,8 +181,21 @@ def _local(settings: Judging, compute: Any, count: Callable[[str, int], None] | 
     source = resolve(settings.by)
     if settings.by in loaded:
         model, tokenizer = loaded[settings.by]
-        return LogProbJudge(model, tokenizer, name=settings.by, identity=model_identity(source, tokenizer),
-                            longest=settings.longest, count=count)
-    if is_reward_folder(source):
+        judge = LogProbJudge(model, tokenizer, name=settings.by, identity=model_identity(source, tokenizer),
+                             longest=settings.longest, count=count)
+    elif not is_reward_folder(source):
+        judge = LogProbJudge.load(settings.by, compute, count, longest=settings.longest)
+    elif settings.think:
+        raise TrivetError(f"{settings.by} is a reward model: it scores, and has no reasons", field=f"{field}.think",
+                          mend=f"leave --{field}.think out, or name a model that writes")
+    else:
         return RewardJudge.load(settings.by, compute, count)
-    return LogProbJudge.load(settings.by, compute, count, longest=settings.longest)
+    if not settings.think:
+        return judge
+    from trivet.generate.config import Writing
+    from trivet.generate.writing import make_writer
+    from trivet.judge.thinking import ThinkingJudge
+
+    writer = make_writer(Writing(by=settings.by), compute, seed=0, folder=folder / "thoughts", count=count,
+                         loaded={settings.by: (judge.model, judge.tokenizer)}, field=field)
+    return ThinkingJudge(judge, writer, tokens=settings.think_tokens, votes=settings.votes)

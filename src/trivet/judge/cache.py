@@ -61,6 +61,8 @@ class Asking(Protocol):
     """The order of two answers can't change what it says."""
     sees_ids: bool
     """It may look at a case's id, so that cases alike in all else are different ones."""
+    reads_criterion: bool
+    """What it says depends on the case's criterion."""
 
     @property
     def identity(self) -> Mapping[str, Any] | None:
@@ -80,6 +82,11 @@ def gather(judge: Asking, cases: Sequence[Case]) -> list[float]:
 
     judge.ask(cases, keep)
     return found
+
+
+def shifted(keep: Keep, by: int) -> Keep:
+    """`keep` for a part of the cases that begins at the case of number `by`."""
+    return lambda rows: keep([(by + i, p) for i, p in rows])
 
 
 def case_key(identity: Mapping[str, Any], case: Case, *, with_id: bool = False) -> str:
@@ -153,8 +160,10 @@ class Verdicts:
 class Kept:
     """A judge that asks only what no earlier run has asked, and keeps each verdict as it comes."""
 
-    def __init__(self, judge: Asking, verdicts: Verdicts) -> None:
-        self.judge, self.verdicts = judge, verdicts
+    def __init__(self, judge: Asking, verdicts: Verdicts, *, clamp: float = 0.0) -> None:
+        """clamp: what it gives lies in [clamp, 1 - clamp]. What is kept on disk is the judge's own word: another clamp
+        asks nothing anew."""
+        self.judge, self.verdicts, self.clamp = judge, verdicts, clamp
 
     @property
     def name(self) -> str:
@@ -169,6 +178,10 @@ class Kept:
         return self.judge.symmetric
 
     @property
+    def reads_criterion(self) -> bool:
+        return self.judge.reads_criterion
+
+    @property
     def spent(self) -> Spent | None:
         """What this process has spent at an endpoint; None for judges that cost nothing by the piece."""
         found: Spent | None = getattr(self.judge, "spent", None)
@@ -176,6 +189,10 @@ class Kept:
 
     def __call__(self, cases: Sequence[Case]) -> list[float]:
         """See Judge. Cases that are alike are asked once. Raises TrivetError as the judge does."""
+        found = self._verdicts(cases)
+        return [min(max(p, self.clamp), 1.0 - self.clamp) for p in found] if self.clamp else found
+
+    def _verdicts(self, cases: Sequence[Case]) -> list[float]:
         identity = self.judge.identity
         if identity is None:
             return gather(self.judge, cases)

@@ -25,6 +25,17 @@ class Judging(EndpointSettings):
     """Characters of the conversation, and of each answer, that a judge is shown; what is longer is cut, and says so."""
     answer_tokens: int = Field(64, ge=1)
     """Tokens that an endpoint's model may reply with. A model that thinks before it answers needs a few thousand."""
+    think: bool = False
+    """Reasons first, then the verdict (chain of thought). A local model writes them and its label is read after them;
+    an endpoint's model gives both in one reply. Slower by as many tokens as are written."""
+    think_tokens: int = Field(256, ge=8)
+    """With `think`: tokens for the reasons; what is longer is cut off (a local model), or no verdict (an endpoint)."""
+    clamp: float = Field(0.4, ge=0, lt=0.5)
+    """With `think`: probabilities are moved into [clamp, 1 - clamp], since a model that has just argued for an answer
+    is surer of it than it should be (Bai et al. 2022, section 4.1: 0.4). 0: as they are."""
+    votes: int = Field(1, ge=1, le=100)
+    """Of a local model with `think`: arguments a case, drawn at temperature 1, whose verdicts are averaged. 1: its
+    likeliest argument alone."""
 
 
 class ScoreConfig(StageConfig):

@@ -54,7 +54,7 @@ class _Reply:
 class EndpointJudge:
     """Asks `settings.model` at `settings.by` (the endpoint's base, such as http://localhost:8000/v1)."""
 
-    grades, symmetric, sees_ids = True, False, False
+    grades, symmetric, sees_ids, reads_criterion = True, False, False, True
 
     def __init__(self, settings: Judging, *, field: str = "judge", verdicts: Verdicts | None = None,
                  spend: Callable[[Spent], None] | None = None, pause: float = PAUSE) -> None:

@@ -25,7 +25,7 @@ class FunctionJudge:
     not when a module that it imports does.
     """
 
-    grades, symmetric, sees_ids = True, False, True
+    grades, symmetric, sees_ids, reads_criterion = True, False, True, True
 
     def __init__(self, spec: str, function: Callable[..., Any], field: str = "judge") -> None:
         self.name, self.function, self.field = spec, function, field

@@ -11,13 +11,15 @@ from trivet.artifacts import Message
 from trivet.data.chat import context_length, ensure_template, prompt_ids
 from trivet.errors import TrivetError
 from trivet.generate.torch_engine import left_padded, positions
-from trivet.judge.cache import Keep, gather
+from trivet.judge.cache import Keep, gather, shifted
 from trivet.judge.cases import Case
-from trivet.judge.criteria import CHAT_MARKS, LONGEST, WORDING, labels_of, word
+from trivet.judge.criteria import CHAT_MARKS, LONGEST, WORDING, broken_up, labels_of, word
 from trivet.models.source import load_causal_lm, load_tokenizer, model_identity, resolve
 
 SHORTEST = 100
 """Characters of each text below which a case is not cut any further to fit the model's context."""
+WINDOW = 1024
+"""Cases whose tokens are held at once, and sorted by length."""
 
 
 class LogProbJudge:
@@ -26,7 +28,7 @@ class LogProbJudge:
     The labels are A and B for two answers, yes and no for one; spellings of one token each are added up (` A`, `Yes`).
     """
 
-    grades, symmetric, sees_ids = True, False, False
+    grades, symmetric, sees_ids, reads_criterion = True, False, False, True
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, identity: Mapping[str, Any] | None = None,
                  longest: int = LONGEST, batch_tokens: int = 8192,
@@ -69,15 +71,20 @@ class LogProbJudge:
 
         Raises TrivetError for a case without one answer or two, and one that can't be cut to fit the context.
         """
-        ids = [self.prompt(case) for case in cases]
+        for start in range(0, len(cases), WINDOW):
+            part = cases[start : start + WINDOW]
+            self.read([self.prompt(case) for case in part], [labels_of(case) for case in part], shifted(keep, start))
+
+    def read(self, ids: Sequence[list[int]], labels: Sequence[tuple[str, str]], keep: Keep) -> None:
+        """P(first label) behind each of these rows of tokens, handed on as passes are done, in any order."""
         batch: list[int] = []
-        for i in sorted(range(len(cases)), key=lambda i: (len(ids[i]), i)):
+        for i in sorted(range(len(ids)), key=lambda i: (len(ids[i]), i)):
             if batch and len(ids[i]) * (len(batch) + 1) > self.batch_tokens:
-                self._pass(cases, ids, batch, keep)
+                self._pass(ids, labels, batch, keep)
                 batch = []
             batch.append(i)
         if batch:
-            self._pass(cases, ids, batch, keep)
+            self._pass(ids, labels, batch, keep)
 
     def __call__(self, cases: Sequence[Case]) -> list[float]:
         """See Judge."""
@@ -85,20 +92,34 @@ class LogProbJudge:
 
     def prompt(self, case: Case) -> list[int]:
         """Token ids of what the model is asked, cut until they fit into its context. Raises TrivetError as `ask`."""
+        return self.fitted(case)[1]
+
+    def fitted(self, case: Case, *, think: bool = False, room: int = 0) -> tuple[str, list[int]]:
+        """What the model is asked, and its token ids in the chat template, cut until they fit into its context.
+
+        think: reasons are asked for first (`criteria.word`). room: tokens that must have room behind them. Raises
+        TrivetError as `ask`.
+        """
         longest = self.longest
         while True:
-            worded = word(case, longest=longest, marks=self._marks)
-            ids = prompt_ids(self.tokenizer, [Message(role="user", content=worded.text)])
-            if self.context is None or len(ids) <= self.context:
-                return ids
+            text = word(case, longest=longest, think=think, marks=self._marks).text
+            ids = prompt_ids(self.tokenizer, [Message(role="user", content=text)])
+            if self.context is None or len(ids) + room <= self.context:
+                return text, ids
             if longest <= SHORTEST:
+                more = f" and wants {room} more for its reasons" if room else ""
                 raise TrivetError(
-                    f"case {case.id!r} has {len(ids)} tokens even when cut; the judge {self.name} reads {self.context}",
-                    field="judge.by", mend="take a judge with a longer context")
+                    f"case {case.id!r} has {len(ids)} tokens even when cut{more}; the judge {self.name} reads "
+                    f"{self.context}", field="judge.by", mend="take a judge with a longer context")
             longest = max(SHORTEST, longest * 3 // 4)
 
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text that some model wrote: nothing in it is a mark of the chat template."""
+        return list(self.tokenizer(broken_up(text, self._marks), add_special_tokens=False)["input_ids"])
+
     @torch.no_grad()
-    def _pass(self, cases: Sequence[Case], ids: Sequence[list[int]], batch: Sequence[int], keep: Keep) -> None:
+    def _pass(self, ids: Sequence[list[int]], labels: Sequence[tuple[str, str]], batch: Sequence[int],
+              keep: Keep) -> None:
         tokens, mask = left_padded([ids[i] for i in batch], self.tokenizer.pad_token_id, self.model.device)
         logits = self.model(input_ids=tokens, attention_mask=mask, position_ids=positions(mask), use_cache=False,
                             logits_to_keep=1).logits[:, -1].float().cpu()
@@ -106,7 +127,7 @@ class LogProbJudge:
             self.count("judged", sum(len(ids[i]) for i in batch))
         rows = []
         for i, row in zip(batch, logits, strict=True):
-            first, second = self.spellings(labels_of(cases[i]))
+            first, second = self.spellings(labels[i])
             rows.append((i, float(torch.sigmoid(row[first].double().logsumexp(0) - row[second].double().logsumexp(0)))))
         keep(rows)
 

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 _FIELD = re.compile(r'"verdict"\s*:\s*"([^"]*)"')
+_LEAD = r"[\W_]*(?:(?:so\s+)?(?:the\s+)?(?:better\s+)?(?:verdict|answer)\b(?:\s+is)?[\W_]*)?"
+"""What may stand before a bare label: `Verdict:`, `So the better answer is`."""
 
 
-def read_verdict(text: str, labels: tuple[str, str]) -> tuple[str, int] | None:
+def read_verdict(text: str, labels: tuple[str, str], *, reasoned: bool = False) -> tuple[str, int] | None:
     """(label, where it stands in the text) of a reply; None where it is none.
 
     Known are `{"verdict": "A"}`, also with words around it, and the bare label (`A.`, `**Yes**`, `Verdict: B`). Two
-    verdicts that differ are none. What stands before a closing `</think>` is not read.
+    verdicts that differ are none. What stands before a closing `</think>` is not read. reasoned: reasons come before
+    the verdict and may weigh both labels or quote an answer: the last verdict counts, or a bare label as last line.
     """
     start = text.rfind("</think>")
     start = 0 if start < 0 else start + len("</think>")
@@ -23,23 +26,25 @@ def read_verdict(text: str, labels: tuple[str, str]) -> tuple[str, int] | None:
              for m in _FIELD.finditer(text, start)]
     if found:
         label, place = found[-1]
-        return None if label is None or any(other != label for other, _ in found) else (label, place)
-    bare = re.fullmatch(rf"[\W_]*(?:(?:the\s+)?(?:better\s+)?(?:verdict|answer)\b(?:\s+is)?[\W_]*)?"
-                        rf"({'|'.join(map(re.escape, labels))})[\W_]*", text[start:], re.IGNORECASE)
+        mixed = not reasoned and any(other != label for other, _ in found)
+        return None if label is None or mixed else (label, place)
+    if reasoned:
+        start = max(start, text.rstrip().rfind("\n") + 1)
+    bare = re.fullmatch(rf"{_LEAD}({'|'.join(map(re.escape, labels))})[\W_]*", text[start:], re.IGNORECASE)
     return None if bare is None else (known[bare[1].casefold()], start + bare.start(1))
 
 
-def label_probability(tokens: Any, labels: tuple[str, str]) -> float | None:
+def label_probability(tokens: Any, labels: tuple[str, str], *, reasoned: bool = False) -> float | None:
     """P(labels[0]) against labels[1] at the token in which the verdict begins; None where the tokens don't tell.
 
     tokens: `choices[0].logprobs.content` of a chat completion: {token, logprob, top_logprobs: [{token, logprob}]}.
-    A label that is not among the alternatives counts as of no probability.
+    A label that is not among the alternatives counts as of no probability. reasoned: as `read_verdict` has it.
     """
     rows = _rows(tokens)
     if rows is None:
         return None
     text = "".join(token for token, _, _ in rows)
-    verdict = read_verdict(text, labels)
+    verdict = read_verdict(text, labels, reasoned=reasoned)
     if verdict is None:
         return None
     start = 0

@@ -22,7 +22,7 @@ class RewardJudge:
     The order of the answers can't matter to it. It can't grade one answer: its scores have no zero.
     """
 
-    grades, symmetric, sees_ids = False, True, False
+    grades, symmetric, sees_ids, reads_criterion = False, True, False, False
 
     def __init__(self, reward: ModelReward, name: str, dtype: str = "") -> None:
         """dtype: what the weights were loaded as, since verdicts depend on it."""
