@@ -47,11 +47,7 @@ Row = dict[str, Any]
 NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
                "timing.jsonl", "evaluation.jsonl", "guard.jsonl", "evaluations", "rollouts", "checkpoints",
                "evidence.jsonl", "answers", "scores", "speed.jsonl", "base", "judge", "grader", "reference.safetensors",
-<<<<<<< HEAD
-               "target", "critic", "traces.jsonl"}
-=======
-               "target", "attacker", "classifier"}
->>>>>>> main
+               "target", "attacker", "classifier", "critic", "traces.jsonl"}
 """What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a model's answers and what was
 said of them."""
 
@@ -227,14 +223,13 @@ class Place:
         return ["--model", self.tiny, "--suites", suite, "--limit", "2", "--sampling.max-new-tokens", "12",
                 "--device.threads", "1", "--out", self.out, *more]
 
-<<<<<<< HEAD
     def revise(self, *more: str) -> list[str]:
         """`trivet constitution revise` on good prompts, briefly."""
         short = self.text("short.yaml", _PRINCIPLES)
         return ["--prompts", self.prompts, "--target.by", self.tiny, "--limit", "2", "--rounds", "1", "--few-shot", "0",
                 "--constitution", short, "--critique-tokens", "4", "--sampling.max-new-tokens", "4", "--device.threads",
                 "1", *more]
-=======
+
     def redteam(self, *more: str) -> list[str]:
         """`trivet constitution redteam` on a tiny model, briefly."""
         return ["--target.by", self.tiny, "--grow", "0", "--strategies", "direct", "--no-classify", "--limit", "4",
@@ -243,7 +238,6 @@ class Place:
     def prefer(self, judge: str, *more: str) -> list[str]:
         """`trivet constitution prefer` on good answers."""
         return ["--completions", self.answers, "--judge.by", judge, "--device.threads", "1", *more]
->>>>>>> main
 
     def function(self, body: str) -> str:
         """A reward function with this body, as package.module:function; each case has a module of its own."""
@@ -2004,11 +1998,7 @@ PREFER = [
 ]
 
 CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
-<<<<<<< HEAD
-         *GUARD, *CONSTITUTION, *EVALUATIONS]
-=======
-         *GUARD, *EVALUATIONS, *REDTEAM, *PREFER]
->>>>>>> main
+         *GUARD, *EVALUATIONS, *CONSTITUTION, *REDTEAM, *PREFER]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 
