@@ -47,9 +47,9 @@ Row = dict[str, Any]
 NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
                "timing.jsonl", "evaluation.jsonl", "guard.jsonl", "evaluations", "rollouts", "checkpoints",
                "evidence.jsonl", "answers", "scores", "speed.jsonl", "base", "judge", "grader", "reference.safetensors",
-               "target", "attacker", "classifier", "critic", "traces.jsonl"}
+               "target", "attacker", "classifier", "critic", "requests.jsonl", "traces.jsonl"}
 """What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a model's answers and what was
-said of them."""
+said of them, the account of what it asked endpoints."""
 
 
 # --- what cases are made of -------------------------------------------------------------------------------
@@ -1716,6 +1716,8 @@ EVALUATIONS = [
     Case("evaluate", "batch size 0", lambda p: p.evaluate("--batch-size", "0"), "field 'batch_size'"),
     Case("evaluate", "no new tokens", lambda p: p.evaluate("--sampling.max-new-tokens", "0"), "max_new_tokens"),
     Case("evaluate", "negative retries", lambda p: p.evaluate("--judge.retries", "-1"), "field 'judge.retries'"),
+    Case("evaluate", "no requests in flight", lambda p: p.evaluate("--judge.concurrency", "0"), "judge.concurrency"),
+    Case("evaluate", "no votes", lambda p: p.evaluate("--judge.votes", "0"), "field 'judge.votes'"),
     Case("evaluate", "unknown setting in YAML",
          lambda p: ["--config", p.text("e.yaml", "suites: [attacks]\njudge:\n  who: me\n"), *p.evaluate()],
          "e.yaml:3, field 'judge.who'"),
@@ -1811,6 +1813,12 @@ EVALUATIONS = [
     Case("evaluate", "an endpoint that answers a page", _endpoint(lambda p: p.serve(200, "<html>")), "no JSON"),
     Case("evaluate", "an endpoint that answers something else",
          _endpoint(lambda p: p.serve(200, "{}")), "no chat completion"),
+    Case("evaluate", "an endpoint that takes no such option", _endpoint(lambda p: p.serve(400, "no seed")), "no seed"),
+    Case("evaluate", "an endpoint whose context is too short",
+         _endpoint(lambda p: p.serve(400, "the maximum context length is 8 tokens")), "can't hold case"),
+    Case("evaluate", "an endpoint whose key can't be a header",
+         lambda p: (p.environment.update({"ODD_KEY": "a\nb"}),
+                    _endpoint(lambda p: p.nobody(), "--grader.key", "ODD_KEY")(p))[1], "no header can hold"),
     Case("evaluate", "an endpoint that gives no verdict",
          _endpoint(lambda p: p.serve(200, _chat("It depends."))), "It depends."),
     Case("evaluate", "a budget of one request",

@@ -235,6 +235,8 @@ class Meter:
         self.tokens: dict[str, int] = {}
         self.endpoints: dict[str, Calls] = {}
         self.labelling: Labelling | None = None
+        self.earlier: Spent | None = None
+        """What earlier attempts at this stage spent, as far as they came to write it down."""
         self._energy = PackageEnergy()
         self._others: list[Spent] = []
         self._probe: Probe | None = None

@@ -253,6 +253,7 @@ def execute(
         if (folder / ".state.json").exists():
             state = _own_record(folder / ".state.json", "seconds", "attempts")
         earlier, attempts = _spent_before(state, folder / ".state.json"), int(state["attempts"]) + 1
+        run.meter.earlier = earlier
         write_json(folder / ".state.json", state | {"attempts": attempts})
 
         def keep(spent: ledger.Spent) -> None:

@@ -8,11 +8,9 @@ import pytest
 
 from trivet.artifacts import Message
 from trivet.errors import TrivetError
-from trivet.judge.budget import Budget
-from trivet.judge.cache import Kept, Line, Spent, Verdicts, case_key
+from trivet.judge.cache import Kept, Line, Verdicts, case_key
 from trivet.judge.cases import Case, Criterion
 from trivet.judge.criteria import BETTER, GOOD
-from trivet.ledger import Calls
 
 
 def case(answer: str = "a", id: str = "c", **changes) -> Case:
@@ -85,22 +83,24 @@ def test_a_judge_that_nobody_knows_is_always_asked(tmp_path) -> None:
 @pytest.mark.parametrize("torn", ['{"schema_version":1,"key":"k2","proba', '{"schema_version":1', "\x00", "{"])
 def test_a_torn_last_line_is_dropped(tmp_path, torn) -> None:
     file = tmp_path / "v.jsonl"
-    Verdicts(file).add([Line(key="k1", probability=0.3)])
+    Verdicts(file).add([Line(key="k1", case="c", criterion="better", probability=0.3)])
     whole = file.read_text()
     file.write_text(whole + torn)
     again = Verdicts(file)
     assert again.get("k1") == 0.3 and again.get("k2") is None and file.read_text() == whole
-    again.add([Line(key="k3", probability=0.4)])
+    again.add([Line(key="k3", case="c", criterion="better", probability=0.4)])
     assert len(Verdicts(file)) == 2
 
 
 @pytest.mark.parametrize(("line", "words"), [
-    ("{nonsense", "broken JSON"), ('{"key": "k", "probability": 1.5}', "probability"), ('{"other": 1}', "other"),
+    ("{nonsense", "broken JSON"), ('{"key": "k", "case": "c", "criterion": "b", "probability": 1.5}', "probability"),
+    ('{"other": 1}', "this field is missing"),
     ('{"schema_version": 9}', "schema_version"),
 ])
 def test_a_damaged_line_is_told_with_its_place(tmp_path, line, words) -> None:
     file = tmp_path / "v.jsonl"
-    file.write_text(f'{{"key":"k","probability":0.5}}\n{line}\n{{"key":"k2","probability":0.5}}\n')
+    kept = '{"key":"k","case":"c","criterion":"better","probability":0.5}'
+    file.write_text(f"{kept}\n{line}\n{kept}\n")
     with pytest.raises(TrivetError, match=words) as caught:
         Verdicts(file)
     assert caught.value.line == 2
@@ -111,36 +111,3 @@ def test_a_folder_that_cannot_be_written(tmp_path) -> None:
     with pytest.raises(TrivetError):
         Kept(Counting(), Verdicts(tmp_path / "file" / "v.jsonl"))([case()])
 
-
-def test_what_was_spent_is_summed_by_model(tmp_path) -> None:
-    file = tmp_path / "v.jsonl"
-    verdicts = Verdicts(file)
-    verdicts.add([Line(spent=Spent(model="m", requests=1, input_tokens=10, output_tokens=2))] * 2)
-    verdicts.add([Line(spent=Spent(model="n", requests=1))])
-    assert verdicts.spent == Verdicts(file).spent == {
-        "m": Spent(model="m", requests=2, input_tokens=20, output_tokens=4), "n": Spent(model="n", requests=1)}
-    assert verdicts.spent["m"].tokens == 24
-    # what the ledger counts, with the model's name: they add up there
-    assert verdicts.spent["m"].plus(verdicts.spent["n"]) == Calls(requests=3, input_tokens=20, output_tokens=4)
-
-
-def test_a_budget_holds_back_what_requests_in_flight_may_cost() -> None:
-    import threading
-
-    stop = threading.Event()
-    budget = Budget(Spent(model="m"), None, 100)
-    first = budget.enter(100, 10, stop)  # 50 guessed + 10
-    assert first == 60
-    waited: list[int | None] = []
-    thread = threading.Thread(target=lambda: waited.append(budget.enter(100, 10, stop)))
-    thread.start()
-    thread.join(0.3)
-    assert not waited  # no room for 60 more while the first one's cost is not known
-    budget.leave(first, 100, Spent(model="m", requests=1, input_tokens=25, output_tokens=3))
-    thread.join(5)
-    assert waited == [35]  # a quarter of a token a character, as seen
-    with pytest.raises(TrivetError, match="used up"):
-        budget.leave(35, 100, Spent(model="m", requests=1, input_tokens=50, output_tokens=3))
-        budget.enter(100, 10, stop)
-    stop.set()
-    assert budget.enter(1, 1, stop) is None

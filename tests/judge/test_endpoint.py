@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from judge.endpoint_server import Endpoint, Fault, shown
+from endpoint_server import Endpoint, Fault, shown
 from trivet.artifacts import Message
 from trivet.errors import TrivetError
+from trivet.generate.endpoint import Endpoints
+from trivet.generate.spending import Requests
 from trivet.judge.ask import both_orders, grades, make_judge
 from trivet.judge.cache import Verdicts
 from trivet.judge.cases import Case
@@ -37,9 +39,9 @@ def longer(prompt: str) -> str:
     return "A" if len(shown(prompt, "answer A")) > len(shown(prompt, "answer B")) else "B"
 
 
-def judge(server: Endpoint, verdicts: Verdicts | None = None, spend=None, **settings) -> EndpointJudge:
+def judge(server: Endpoint, spend=None, **settings) -> EndpointJudge:
     return EndpointJudge(Judging(by=server.url, model="m", **{"timeout": 20.0, **settings}), pause=0.01,
-                         verdicts=verdicts, spend=spend)
+                         endpoints=Endpoints(spend=spend))
 
 
 def test_it_asks_for_a_structured_verdict_and_reads_its_probability() -> None:
@@ -229,7 +231,7 @@ def test_a_rerun_asks_nothing_twice(tmp_path) -> None:
         second = make_judge(settings, None, folder=tmp_path)
         assert both_orders(second, many(5)) == found
         assert len(server.requests) == 10 and second.spent.requests == 0
-        assert second.verdicts.spent["m"] == first.spent
+        assert Requests(tmp_path / "requests.jsonl").of("m") == first.spent
         make_judge(Judging(by=server.url, model="other"), None, folder=tmp_path)(many(1))
         assert len(server.requests) == 11  # another judge
 
@@ -268,7 +270,7 @@ def test_a_budget_of_tokens(tmp_path) -> None:
         with pytest.raises(TrivetError, match=r"the budget of 5,000 tokens for m is used up"):
             make_judge(Judging(by=server.url, model="m", tokens=5000, answer_tokens=8), None,
                        folder=tmp_path)(many(100))
-        spent = Verdicts(tmp_path / "verdicts.jsonl").spent["m"]
+        spent = Requests(tmp_path / "requests.jsonl").of("m")
         assert 4000 < spent.tokens <= 5000 and spent.requests == len(server.requests)
 
 
@@ -331,5 +333,76 @@ def test_many_threads_write_whole_lines(tmp_path) -> None:
             t.start()
         for t in threads:
             t.join()
+        assert server.most <= 16
+    keys = [json.loads(line)["key"] for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == 30 == len(server.requests) == Requests(tmp_path / "requests.jsonl").of(
+        "m").requests
+
+
+# --- votes, and reasons ----------------------------------------------------------------------------------
+
+
+def voting(share: float):
+    """A model without log-probabilities that says A to that share of the seeds."""
+    def rule(prompt: str) -> str:
+        rule.asked += 1
+        return "A" if rule.asked % 10 < 10 * share else "B"
+
+    rule.asked = 0
+    return rule
+
+
+def test_votes_stand_in_for_log_probabilities(tmp_path) -> None:
+    with Endpoint(voting(0.3), logprobs=False) as server:
+        settings = Judging(by=server.url, model="m", votes=10, concurrency=1)
+        kept = make_judge(settings, None, folder=tmp_path)
+        assert kept(many(2)) == pytest.approx([0.3, 0.3])
+        assert len(server.requests) == 20 and len({r["seed"] for r in server.requests}) == 20
+        assert {r["temperature"] for r in server.requests} == {1}
+        assert make_judge(settings, None, folder=tmp_path)(many(2)) == kept(many(2)) and len(server.requests) == 20
+        # more votes: those that were cast stand
+        more = settings.model_copy(update={"votes": 12})
+        assert make_judge(more, None, folder=tmp_path)(many(1)) == pytest.approx([(3 + 2) / 12])
+        assert len(server.requests) == 22
     lines = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
-    assert sum("key" in line for line in lines) == sum("spent" in line for line in lines) == 30
+    assert [line["vote"] for line in lines if "vote" in line] == [*range(10), *range(10), 10, 11]
+
+
+def test_log_probabilities_need_no_votes(tmp_path) -> None:
+    with Endpoint(lambda prompt: {"A": 0.8, "B": 0.2}) as server:
+        kept = make_judge(Judging(by=server.url, model="m", votes=5), None, folder=tmp_path)
+        assert kept(many(4)) == pytest.approx([0.8] * 4)
+        assert len(server.requests) == 4 and len(kept.verdicts) == 4
+
+
+def test_interrupted_votes_are_not_cast_again(tmp_path) -> None:
+    with Endpoint(voting(0.5), logprobs=False) as server:
+        settings = Judging(by=server.url, model="m", votes=6, concurrency=1, requests=9)
+        with pytest.raises(TrivetError, match="used up"):
+            make_judge(settings, None, folder=tmp_path)(many(2))
+        make_judge(settings.model_copy(update={"requests": 12}), None, folder=tmp_path)(many(2))
+        assert len(server.requests) == 12
+
+
+def test_reasons_come_before_the_verdict_and_make_it_less_sure(tmp_path) -> None:
+    with Endpoint(longer) as server:
+        server.faults = [Fault(say='{"reasoning": "Either \\"A\\" or \\"B\\" would do.", "verdict": "A"}')]
+        kept = make_judge(Judging(by=server.url, model="m", think=True, think_tokens=100), None, folder=tmp_path)
+        assert kept([pair("longer", "x")]) == [0.6]  # clamped
+        (body,) = server.requests
+        assert body["max_tokens"] == 164 and "step by step" in body["messages"][0]["content"]
+        schema = body["response_format"]["json_schema"]["schema"]
+        assert list(schema["properties"]) == ["reasoning", "verdict"] == schema["required"]
+        # kept is the model's own word; and without reasons it is another judge
+        assert make_judge(Judging(by=server.url, model="m", think=True, think_tokens=100, clamp=0.1), None,
+                          folder=tmp_path)([pair("longer", "x")]) == [0.9]
+        assert len(server.requests) == 1
+        make_judge(Judging(by=server.url, model="m"), None, folder=tmp_path)([pair("longer", "x")])
+        assert len(server.requests) == 2
+
+
+def test_votes_over_reasons_are_averaged(tmp_path) -> None:
+    with Endpoint(voting(0.5)) as server:  # with log-probabilities: each argument has its own
+        found = make_judge(Judging(by=server.url, model="m", think=True, votes=10, clamp=0), None,
+                           folder=tmp_path)(many(1))
+        assert found == pytest.approx([0.5]) and len(server.requests) == 10

@@ -34,6 +34,7 @@ from trivet.constitution.comparing import Compared, Opinion, Pair, compare, judg
 from trivet.constitution.prefer_config import PreferConfig
 from trivet.constitution.principles import Constitution, load_constitution
 from trivet.errors import TrivetError
+from trivet.generate.endpoint import Endpoints
 from trivet.generate.writing import Ask, check_writer, make_writer
 from trivet.judge.ask import check, make_judge
 from trivet.judge.cache import Kept
@@ -125,7 +126,7 @@ def run(config: PreferConfig, run: Run) -> PreferSummary:
     if rows and not pairs:
         raise _none_left("no prompt has two different answers", config, left_out)
     judge = make_judge(config.judge, compute, folder=run.path("judge"), count=run.meter.count, loaded=loaded,
-                       spend=_spend(run))
+                       endpoints=Endpoints.of(run))
     assert judge is not None, "the configuration asks for one"
     settled: dict[str, Any] = {"principles": config.principles, "seed": config.seed, "combine": config.combine}
     compared = compare(judge, pairs, constitution, **settled)
@@ -167,7 +168,7 @@ def _answered(config: PreferConfig, prompts: Sequence[Prompt], compute: Compute,
               run: Run) -> tuple[list[Completions], Mapping[str, tuple[Any, Any]]]:
     """The target's answers to the prompts; and its weights, where it is its own judge."""
     writer = make_writer(config.target, compute, seed=config.seed, folder=run.path("answers"), count=run.meter.count,
-                         spend=_spend(run), field="target")
+                         endpoints=Endpoints.of(run), field="target")
     written = iter(writer([Ask(p.id, tuple(p.messages), n) for p in prompts for n in range(config.answers)],
                           config.sampling))
     sampling = config.sampling.model_dump()
@@ -182,11 +183,6 @@ def _answered(config: PreferConfig, prompts: Sequence[Prompt], compute: Compute,
     del writer
     gc.collect()  # else the target's weights make room for the judge's
     return rows, loaded
-
-
-def _spend(run: Run) -> Any:
-    return lambda cost: run.meter.endpoint(cost.model, requests=cost.requests, input_tokens=cost.input_tokens,
-                                           output_tokens=cost.output_tokens)
 
 
 def _none_left(what: str, config: PreferConfig, left_out: Counter[str], mend: str = "") -> TrivetError:

@@ -42,9 +42,9 @@ from trivet.constitution.redteam_table import markdown
 from trivet.errors import TrivetError
 from trivet.evaluate.grading import graded, only_compares, outcome
 from trivet.generate.config import Sampling, Writing
+from trivet.generate.endpoint import Endpoints
 from trivet.generate.writing import Ask, Writer, check_writer, make_writer
 from trivet.judge.ask import call, check, kind_of, make_judge, name_of
-from trivet.judge.cache import Spent
 from trivet.judge.cases import Case
 from trivet.judge.config import Judging
 from trivet.judge.criteria import HARMFUL
@@ -148,17 +148,15 @@ def check_settings(config: RedteamConfig) -> None:
 
 
 def _models(config: RedteamConfig, run: Run, compute: Compute) -> Models:
-    def spend(cost: Spent) -> None:
-        run.meter.endpoint(cost.model, requests=cost.requests, input_tokens=cost.input_tokens,
-                           output_tokens=cost.output_tokens)
+    endpoints = Endpoints.of(run)
 
     def writer(settings: Writing, name: str, loaded: Mapping[str, tuple[Any, Any]]) -> Writer:
         return make_writer(settings, compute, seed=config.seed, folder=run.path(name), count=run.meter.count,
-                           spend=spend, loaded=loaded, field=name)
+                           endpoints=endpoints, loaded=loaded, field=name)
 
     def judge(settings: Judging, name: str) -> Any:
-        return make_judge(settings, compute, folder=run.path(name), count=run.meter.count, spend=spend, loaded=loaded,
-                          field=name)
+        return make_judge(settings, compute, folder=run.path(name), count=run.meter.count, loaded=loaded, field=name,
+                          endpoints=endpoints)
 
     target = writer(config.target, "target", {})
     attacker = target if config.attacker.by is None else writer(config.attacker, "attacker", target.loaded)

@@ -22,6 +22,7 @@ from trivet.constitution.revise_rates import require_survivors, results
 from trivet.constitution.traces import Revision, Trace, Tuning
 from trivet.errors import TrivetError
 from trivet.generate.config import Writing
+from trivet.generate.endpoint import Endpoints
 from trivet.generate.writing import Ask, Writer, check_writer, make_writer
 from trivet.judge.ask import check, grades, make_judge, name_of
 from trivet.judge.cases import Judge
@@ -108,18 +109,16 @@ def check_settings(config: ReviseConfig) -> None:
 
 
 def _models(config: ReviseConfig, run: Run, compute: Compute) -> Models:
-    def spend(cost: Any) -> None:
-        run.meter.endpoint(cost.model, requests=cost.requests, input_tokens=cost.input_tokens,
-                           output_tokens=cost.output_tokens)
+    endpoints = Endpoints.of(run)
 
     def writer(settings: Writing, name: str, loaded: Mapping[str, tuple[Any, Any]]) -> Writer:
         return make_writer(settings, compute, seed=config.seed, folder=run.path(name), count=run.meter.count,
-                           spend=spend, loaded=loaded, field=name)
+                           endpoints=endpoints, loaded=loaded, field=name)
 
     target = writer(config.target, "target", {})
     critic = target if config.critic.by is None else writer(config.critic, "critic", target.loaded)
-    judge = make_judge(config.judge, compute, folder=run.path("judge"), count=run.meter.count, spend=spend,
-                       loaded={**target.loaded, **critic.loaded})
+    judge = make_judge(config.judge, compute, folder=run.path("judge"), count=run.meter.count,
+                       endpoints=endpoints, loaded={**target.loaded, **critic.loaded})
     if config.gates.refusals == "judge" and not grades(judge):
         raise TrivetError(f"{config.judge.by} compares answers, it can't say of one whether it refuses",
                           field="gates.refusals", mend="take rule or off, or a judge that reads (a model, an endpoint)")

@@ -31,6 +31,7 @@ from trivet.evaluate.config import EvaluateConfig
 from trivet.evaluate.grading import only_compares
 from trivet.evaluate.subject import Subject, open_tokenizer, speeds
 from trivet.evaluate.suites import attacks, prompts, refusals
+from trivet.generate.endpoint import Endpoints
 from trivet.judge.ask import check, make_judge
 from trivet.judge.cases import Judge
 from trivet.judge.config import Judging
@@ -279,9 +280,7 @@ def _grader(config: EvaluateConfig, subject: Subject, run: Run, compute: Compute
 def _judge(settings: Judging, field: str, run: Run, compute: Compute,
            loaded: dict[str, tuple[Any, Any]]) -> Judge | None:
     return make_judge(settings, compute, folder=run.path(field), count=run.meter.count, loaded=loaded, field=field,
-                      spend=lambda cost: run.meter.endpoint(cost.model, requests=cost.requests,
-                                                            input_tokens=cost.input_tokens,
-                                                            output_tokens=cost.output_tokens))
+                      endpoints=Endpoints.of(run))
 
 
 def _pairs(config: EvaluateConfig, run: Run, base: Path, compute: Compute) -> list[Score]:

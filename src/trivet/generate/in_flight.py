@@ -1,7 +1,8 @@
-"""Requests to a server, several at once: what vLLM rollouts and endpoint judges share."""
+"""Requests to a server, several at once: what vLLM rollouts, endpoint judges and endpoint writers share."""
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -14,13 +15,14 @@ class Stopped(Exception):
     """Another request has failed for good, or somebody pressed Ctrl-C: this one is given up."""
 
 
-def ask_all(numbers: Sequence[int], ask: Callable[[int, threading.Event], T], take: Callable[[int, T], None],
-            at_once: int) -> list[BaseException]:
+def ask_all(numbers: Sequence[int], ask: Callable[[int, threading.Event], T],
+            take: Callable[[list[tuple[int, T]]], None], at_once: int) -> list[BaseException]:
     """Ask for each of `numbers`, at most `at_once` at a time; the failures, in the order that they came.
 
     ask: in a thread of its own, given a number and the event that is set when no more is wanted; it may raise Stopped
-    then. take: in the caller's thread, given a number and its answer as soon as it is there. After a failure no new
-    request is sent and those in flight are waited for. Ctrl-C, and what `take` raises, is raised at once.
+    then. take: in the caller's thread, given (number, answer) of all that have come since it was called last, so that
+    what it does once (such as syncing a file) holds no request up. After a failure no new request is sent and those in
+    flight are waited for. Ctrl-C, and what `take` raises, is raised at once.
     """
     todo: queue.SimpleQueue[int] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[int, T] | BaseException | None] = queue.SimpleQueue()
@@ -48,13 +50,19 @@ def ask_all(numbers: Sequence[int], ask: Callable[[int, threading.Event], T], ta
     failures: list[BaseException] = []
     try:
         while workers:
-            item = done.get()
-            if item is None:
-                workers -= 1
-            elif isinstance(item, BaseException):
-                failures.append(item)
-            else:
-                take(*item)
+            items, came = [done.get()], list[tuple[int, T]]()
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    items.append(done.get_nowait())
+            for item in items:
+                if item is None:
+                    workers -= 1
+                elif isinstance(item, BaseException):
+                    failures.append(item)
+                else:
+                    came.append(item)
+            if came:
+                take(came)
     finally:
         stop.set()
     return failures

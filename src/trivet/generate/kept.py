@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -19,6 +19,26 @@ from pydantic import ValidationError
 from trivet.artifacts import Row, fsync_folder, json_lines, row_error, write_error
 
 R = TypeVar("R", bound=Row)
+V = TypeVar("V")
+
+
+class Keeping(Generic[V]):
+    """Takes values as they come, each with the number of what it answers. Called, it keeps them and hands them on."""
+
+    def __init__(self, write: Callable[[Sequence[tuple[int, V]]], None],
+                 settle: Callable[[Sequence[tuple[int, V]]], None]) -> None:
+        """write: hands values to the operating system, from any thread. settle: in the caller's thread, puts on the
+        disk what was written, and only then tells of the values; one call for many."""
+        self.write, self.settle = write, settle
+
+    def __call__(self, rows: Sequence[tuple[int, V]]) -> None:
+        self.write(rows)
+        self.settle(rows)
+
+    def shifted(self, by: int) -> Keeping[V]:
+        """The same for a part of what was asked that begins at number `by`."""
+        return Keeping(lambda rows: self.write([(by + i, v) for i, v in rows]),
+                       lambda rows: self.settle([(by + i, v) for i, v in rows]))
 
 
 class Lines(Generic[R]):
@@ -111,7 +131,8 @@ class Lines(Generic[R]):
 
     def at(self, place: int) -> R:
         """The row whose line begins there."""
-        self._open()
+        with self._lock:
+            self._open()
         parts: list[bytes] = []
         size = 1 << 14
         while not parts or b"\n" not in parts[-1]:

@@ -9,9 +9,10 @@ from trivet.data.chat import context_length, ensure_template, prompt_ids, stop_t
 from trivet.errors import TrivetError
 from trivet.generate.base import Generated
 from trivet.generate.config import Sampling
+from trivet.generate.kept import Keeping
 from trivet.generate.sample import text_of
 from trivet.generate.torch_engine import TorchEngine
-from trivet.generate.writing import Ask, Keep, Written
+from trivet.generate.writing import Ask, Written
 from trivet.models.source import load_causal_lm, load_tokenizer, model_identity, resolve
 
 CHUNK = 512
@@ -58,7 +59,7 @@ class LocalWriter:
         """See Source."""
         return {self.name: (self.model, self.tokenizer)}
 
-    def write(self, asks: Sequence[Ask], seeds: Sequence[int], sampling: Sampling, keep: Keep) -> None:
+    def write(self, asks: Sequence[Ask], seeds: Sequence[int], sampling: Sampling, keep: Keeping[Written]) -> None:
         """See Source. Texts to prompts of like length are written side by side.
 
         Raises TrivetError, before anything is written, for an ask that leaves no room for its text in the context.

@@ -91,10 +91,10 @@ class VLLMEngine:
         After a failure no new request is sent, and those in flight are waited for: no answer of these weights is
         left behind in the server.
         """
-        def take(i: int, answers: list[Generated]) -> None:
-            found[i] = answers
+        def take(rows: list[tuple[int, list[Generated]]]) -> None:
+            found.update(rows)
             if self.progress is not None:
-                self.progress(n)
+                self.progress(n * len(rows))
 
         try:
             failures = ask_all([i for i in range(len(prompts)) if i not in found],

@@ -18,8 +18,11 @@ from typing import Any, Protocol
 from trivet.artifacts import Message, Row
 from trivet.errors import TrivetError
 from trivet.generate.config import Sampling, Writing
-from trivet.generate.kept import Lines
+from trivet.generate.endpoint import Endpoints, check_endpoint
+from trivet.generate.kept import Keeping, Lines
 from trivet.training.progress import bar
+
+KEPT = "what was written is kept"
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,6 @@ class Text(Row):
     tokens: int | None = None
 
 
-Keep = Callable[[Sequence[tuple[int, Written]]], None]
-"""Takes texts as they come: (number of the ask, text)."""
-
-
 class Source(Protocol):
     """What writes: generate/local_writer.py, generate/endpoint_writer.py."""
 
@@ -72,8 +71,8 @@ class Source(Protocol):
     def loaded(self) -> Mapping[str, tuple[Any, Any]]:
         """(model, tokenizer) by name, where it holds them."""
 
-    def write(self, asks: Sequence[Ask], seeds: Sequence[int], sampling: Sampling, keep: Keep) -> None:
-        """Write the texts in any order, and hand them on as they come. Raises TrivetError."""
+    def write(self, asks: Sequence[Ask], seeds: Sequence[int], sampling: Sampling, keep: Keeping[Written]) -> None:
+        """Write the texts in any order, and keep them as they come. Raises TrivetError."""
 
 
 class Texts:
@@ -96,10 +95,9 @@ class Texts:
         return Written(row.text, row.ended, row.tokens)
 
     def add(self, rows: Sequence[Text]) -> None:
-        """Append texts, and put them on the disk."""
+        """Append texts; `lines.sync` puts them on the disk. Threads may call it side by side."""
         for row, place in zip(rows, self.lines.add(rows), strict=True):
             self._places[bytes.fromhex(row.key)] = place
-        self.lines.sync()
 
 
 class Writer:
@@ -147,14 +145,18 @@ class Writer:
         if left:
             with bar(f"write {self.name}", len(left)) as progress:
 
-                def keep(rows: Sequence[tuple[int, Written]]) -> None:
+                def write(rows: Sequence[tuple[int, Written]]) -> None:
                     self.texts.add([Text(key=keys[left[j]], ask=asks[left[j]].id, text=w.text, ended=w.ended,
                                          tokens=w.tokens) for j, w in rows])
+
+                def settle(rows: Sequence[tuple[int, Written]]) -> None:
+                    self.texts.lines.sync()
                     for j, written in rows:
                         hand_on(keys[left[j]], written)
                     progress(len(rows))
 
-                self.source.write([asks[i] for i in left], [self._seed(asks[i]) for i in left], sampling, keep)
+                self.source.write([asks[i] for i in left], [self._seed(asks[i]) for i in left], sampling,
+                                  Keeping(write, settle))
         return [found[i] for i in range(len(asks))]
 
     def _key(self, ask: Ask, sampling: Sampling) -> str:
@@ -188,7 +190,8 @@ def check_writer(settings: Writing, *, field: str) -> None:
                           expected="a model, or the URL of an OpenAI-compatible endpoint",
                           mend=f"give it: --{field}.by …")
     if is_endpoint(settings.by):
-        raise TrivetError("an endpoint can't write yet", field=f"{field}.by", mend="give a model")
+        check_endpoint(settings.by, settings.model, field=field)
+        return
     from trivet.models.source import resolve
 
     try:
@@ -199,21 +202,30 @@ def check_writer(settings: Writing, *, field: str) -> None:
 
 
 def make_writer(settings: Writing, compute: Any, *, seed: int, folder: Path, field: str,
-                count: Callable[[str, int], None] | None = None, spend: Callable[[Any], None] | None = None,
-                loaded: Mapping[str, tuple[Any, Any]] | None = None) -> Writer:
+                count: Callable[[str, int], None] | None = None,
+                loaded: Mapping[str, tuple[Any, Any]] | None = None, endpoints: Endpoints | None = None) -> Writer:
     """The writer that the settings name, its texts kept in `folder`.
 
     compute: where a local model runs (training.device.Compute). seed: of all that it draws. folder: texts are appended
     to texts.jsonl in it, and read from there by the next run; writers may share it one after another. field: what the
     settings are called in messages. count: told how many tokens a local model read (`prompt`) and wrote (`generated`).
-    spend: told the Spent of each request to an endpoint. loaded: (model, tokenizer) by name, to be shared instead of
-    loaded anew.
+    loaded: (model, tokenizer) by name, to be shared instead of loaded anew. endpoints: what the judges and writers of a
+    stage share, `Endpoints.of(run)`, which tells the ledger; without it the account stands in `folder`, and no ledger
+    is told.
 
     Raises TrivetError as `check_writer` does, and for a model that does not load.
     """
     check_writer(settings, field=field)
     assert settings.by is not None
-    from trivet.generate.local_writer import LocalWriter
+    source: Source
+    if is_endpoint(settings.by):
+        from trivet.generate.endpoint_writer import EndpointWriter
 
-    return Writer(LocalWriter.load(settings.by, compute, loaded or {}, field=field, count=count),
-                  Texts(folder / "texts.jsonl"), seed)
+        assert settings.model is not None
+        endpoints = endpoints or Endpoints(folder / "requests.jsonl")
+        source = EndpointWriter(endpoints.client(settings.by, settings.model, settings, field=field, kept=KEPT))
+    else:
+        from trivet.generate.local_writer import LocalWriter
+
+        source = LocalWriter.load(settings.by, compute, loaded or {}, field=field, count=count)
+    return Writer(source, Texts(folder / "texts.jsonl"), seed)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from trivet.errors import TrivetError
-from trivet.judge.cache import Asking, Kept, Spent, Verdicts
+from trivet.generate.endpoint import Endpoints, check_endpoint
+from trivet.judge.cache import Asking, Kept, Verdicts
 from trivet.judge.cases import Case, Judge
 from trivet.judge.config import Judging
 from trivet.judge.rewards import Term, load_function, numbers
@@ -116,17 +116,7 @@ def check(settings: Judging, *, field: str = "judge") -> None:
             raise TrivetError(f"{settings.by} is a function: it gives its verdicts as it likes", field=f"{field}.think",
                               mend=f"leave --{field}.think out, or name a model")
     elif kind == "endpoint":
-        try:
-            parts = urlsplit(settings.by)
-            known = bool(parts.hostname) and (parts.port or 1) > 0
-        except ValueError:
-            known = False
-        if not known:
-            raise TrivetError(f"{settings.by!r} is no address", field=f"{field}.by",
-                              mend="give the endpoint's base, such as http://localhost:8000/v1")
-        if not settings.model:
-            raise TrivetError(f"which model is {settings.by} to be asked for?", field=f"{field}.model",
-                              mend=f"give its name there: --{field}.model NAME")
+        check_endpoint(settings.by, settings.model, field=field)
     else:
         from trivet.models.source import resolve
 
@@ -142,13 +132,14 @@ def check(settings: Judging, *, field: str = "judge") -> None:
 
 
 def make_judge(settings: Judging, compute: Any, *, folder: Path, count: Callable[[str, int], None] | None = None,
-               spend: Callable[[Spent], None] | None = None, loaded: Mapping[str, tuple[Any, Any]] | None = None,
-               field: str = "judge") -> Kept | None:
+               loaded: Mapping[str, tuple[Any, Any]] | None = None, field: str = "judge",
+               endpoints: Endpoints | None = None) -> Kept | None:
     """The judge that the settings name, its verdicts kept in `folder`; None where they name none.
 
     compute: where local models run (training.device.Compute). folder: verdicts are appended to verdicts.jsonl in it,
-    and read from there by the next run. count: told how many tokens local models read (`judged`). spend: told the
-    Spent of each request to an endpoint. loaded: (model, tokenizer) by name, to be shared instead of loaded anew.
+    and read from there by the next run. count: told how many tokens local models read (`judged`). loaded: (model,
+    tokenizer) by name, to be shared instead of loaded anew. endpoints: what the judges and writers of a stage share,
+    `Endpoints.of(run)`, which tells the ledger; without it the account stands in `folder`, and no ledger is told.
     What comes back is a Judge with `name`, `grades`, `symmetric` and `spent` (judge/cache.py: Kept).
 
     Raises TrivetError as `check` does, and for a model that does not load.
@@ -157,17 +148,17 @@ def make_judge(settings: Judging, compute: Any, *, folder: Path, count: Callable
         return None
     check(settings, field=field)
     verdicts = Verdicts(folder / "verdicts.jsonl")
-    kind = kind_of(settings.by)
+    kind, clamp = kind_of(settings.by), settings.clamp if settings.think else 0.0
     if kind == "endpoint":
         from trivet.judge.endpoint import EndpointJudge
 
-        return Kept(EndpointJudge(settings, field=field, verdicts=verdicts, spend=spend), verdicts)
+        endpoints = endpoints or Endpoints(folder / "requests.jsonl")
+        return Kept(EndpointJudge(settings, field=field, endpoints=endpoints, verdicts=verdicts), verdicts, clamp=clamp)
     if kind == "function":
         from trivet.judge.function import FunctionJudge
 
         return Kept(FunctionJudge(settings.by, load_function(settings.by, field=f"{field}.by"), field), verdicts)
-    return Kept(_local(settings, compute, count, loaded or {}, folder, field), verdicts,
-                clamp=settings.clamp if settings.think else 0.0)
+    return Kept(_local(settings, compute, count, loaded or {}, folder, field), verdicts, clamp=clamp)
 
 
 def _local(settings: Judging, compute: Any, count: Callable[[str, int], None] | None,

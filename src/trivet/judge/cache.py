@@ -1,6 +1,6 @@
-"""Verdicts kept on disk, so that nothing is asked twice, and what asking has cost.
+"""Verdicts kept on disk, so that nothing is asked twice.
 
-One JSON line a verdict or a request in `verdicts.jsonl`, synced to disk as it comes; a last line torn by a power cut
+One JSON line a verdict in `verdicts.jsonl`, on the disk before anybody is told of it; a last line torn by a power cut
 is dropped, and its case asked again. A verdict is found by the sha256 of who judged (a local model's weights, an
 endpoint's address and model, a function's source file; the version of the wording) and of the whole case.
 """
@@ -10,45 +10,31 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from trivet.artifacts import Row, json_lines, row_error, write_error
+from trivet.artifacts import Row
+from trivet.generate.kept import Keeping, Lines
+from trivet.generate.spending import Spent
 from trivet.judge.cases import Case
-from trivet.ledger import Calls
 from trivet.training.progress import bar
 
-Keep = Callable[[Sequence[tuple[int, float]]], None]
+Keep = Keeping[float]
 """Takes verdicts as they come: (number of the case, probability)."""
 
 
-class Spent(Calls):
-    """What the ledger counts of an endpoint, with the model's name, so that a line of verdicts.jsonl says it."""
-
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
-    model: str
-
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(model=self.model, **self.plus(other).model_dump())
-
-    @property
-    def words(self) -> str:
-        return f"{self.requests:,} requests, {self.input_tokens:,} tokens in, {self.output_tokens:,} out"
-
-
 class Line(Row):
-    """A line of verdicts.jsonl: a verdict (key, case, criterion, probability), what a request cost, or both."""
+    """A line of verdicts.jsonl: a verdict, or one of the votes that it is the share of."""
 
-    key: str | None = None
-    case: str | None = None
-    criterion: str | None = None
-    probability: float | None = Field(None, ge=0, le=1)
-    spent: Spent | None = None
+    key: str
+    case: str
+    criterion: str
+    probability: float = Field(ge=0, le=1)
+    vote: int | None = None
+    """Which vote, from 0; its probability is 0 or 1."""
 
 
 class Asking(Protocol):
@@ -69,24 +55,19 @@ class Asking(Protocol):
         """What its verdicts depend on beside the case; None: nobody knows, and nothing is kept."""
 
     def ask(self, cases: Sequence[Case], keep: Keep) -> None:
-        """Judge the cases in any order, and hand on verdicts as they come. Raises TrivetError."""
+        """Judge the cases in any order, and keep verdicts as they come. Raises TrivetError."""
 
 
 def gather(judge: Asking, cases: Sequence[Case]) -> list[float]:
     """The verdicts of `judge.ask`, in the order of the cases."""
     found = [math.nan] * len(cases)
 
-    def keep(rows: Sequence[tuple[int, float]]) -> None:
+    def collect(rows: Sequence[tuple[int, float]]) -> None:
         for i, p in rows:
             found[i] = p
 
-    judge.ask(cases, keep)
+    judge.ask(cases, Keeping(lambda rows: None, collect))
     return found
-
-
-def shifted(keep: Keep, by: int) -> Keep:
-    """`keep` for a part of the cases that begins at the case of number `by`."""
-    return lambda rows: keep([(by + i, p) for i, p in rows])
 
 
 def case_key(identity: Mapping[str, Any], case: Case, *, with_id: bool = False) -> str:
@@ -105,56 +86,25 @@ class Verdicts:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()
-        self._known: dict[str, float] = {}
-        self.spent: dict[str, Spent] = {}
-        """What each endpoint's model has cost, over all runs that wrote this file."""
-        if not path.exists():
-            return
-        self._drop_torn_line()
-        for number, value in json_lines(path):
-            try:
-                line = Line.model_validate(value)
-            except ValidationError as error:
-                raise row_error(error, Line, path, number) from None
-            self._take(line)
-
-    def _drop_torn_line(self) -> None:
-        try:
-            data = self.path.read_bytes()
-            if data and not data.endswith(b"\n"):
-                os.truncate(self.path, data.rfind(b"\n") + 1)
-        except OSError as error:
-            raise write_error(error, self.path) from None
-
-    def _take(self, line: Line) -> None:
-        if line.key is not None and line.probability is not None:
-            self._known[line.key] = line.probability
-        if line.spent is not None:
-            self.spent[line.spent.model] = self.spent.get(line.spent.model, Spent(model=line.spent.model)) + line.spent
+        self._lines = Lines(path, Line)
+        self._known = {line.key: line.probability for _, line in self._lines.read()}
 
     def __len__(self) -> int:
         return len(self._known)
 
     def get(self, key: str) -> float | None:
-        """The kept verdict, None where there is none."""
+        """The kept verdict, or vote; None where there is none."""
         return self._known.get(key)
 
-    def add(self, lines: Iterable[Line]) -> None:
-        """Append lines in one write, and sync them. Threads may call it side by side."""
-        lines = list(lines)
-        data = "".join(line.model_dump_json(exclude_none=True) + "\n" for line in lines).encode()
-        with self._lock:
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("ab") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise write_error(error, self.path) from None
-            for line in lines:
-                self._take(line)
+    def add(self, lines: Sequence[Line]) -> None:
+        """Append lines in one write; `sync` puts them on the disk. Threads may call it side by side."""
+        self._lines.add(lines)
+        for line in lines:
+            self._known[line.key] = line.probability
+
+    def sync(self) -> None:
+        """Put on the disk whatever was added before."""
+        self._lines.sync()
 
 
 class Kept:
@@ -205,11 +155,14 @@ class Kept:
             left = list(first.values())
             with bar(f"judge {self.name}", len(left)) as progress:
 
-                def keep(rows: Sequence[tuple[int, float]]) -> None:
-                    self.verdicts.add(Line(key=keys[left[j]], case=cases[left[j]].id,
-                                           criterion=cases[left[j]].criterion.name, probability=p) for j, p in rows)
+                def write(rows: Sequence[tuple[int, float]]) -> None:
+                    self.verdicts.add([Line(key=keys[left[j]], case=cases[left[j]].id,
+                                            criterion=cases[left[j]].criterion.name, probability=p) for j, p in rows])
+
+                def settle(rows: Sequence[tuple[int, float]]) -> None:
+                    self.verdicts.sync()
                     progress(len(rows))
 
-                self.judge.ask([cases[i] for i in left], keep)
+                self.judge.ask([cases[i] for i in left], Keeping(write, settle))
         found = [self.verdicts.get(key) for key in keys]
         return [math.nan if p is None else p for p in found]

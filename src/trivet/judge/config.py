@@ -34,8 +34,8 @@ class Judging(EndpointSettings):
     """With `think`: probabilities are moved into [clamp, 1 - clamp], since a model that has just argued for an answer
     is surer of it than it should be (Bai et al. 2022, section 4.1: 0.4). 0: as they are."""
     votes: int = Field(1, ge=1, le=100)
-    """Of a local model with `think`: arguments a case, drawn at temperature 1, whose verdicts are averaged. 1: its
-    likeliest argument alone."""
+    """Replies a case, drawn at temperature 1, whose verdicts are averaged: of a model that reasons first (`think`), and
+    of an endpoint that tells no log-probabilities. 1: the likeliest reply alone."""
 
 
 class ScoreConfig(StageConfig):

@@ -11,7 +11,7 @@ from trivet.artifacts import Message
 from trivet.data.chat import context_length, ensure_template, prompt_ids
 from trivet.errors import TrivetError
 from trivet.generate.torch_engine import left_padded, positions
-from trivet.judge.cache import Keep, gather, shifted
+from trivet.judge.cache import Keep, gather
 from trivet.judge.cases import Case
 from trivet.judge.criteria import CHAT_MARKS, LONGEST, WORDING, broken_up, labels_of, word
 from trivet.models.source import load_causal_lm, load_tokenizer, model_identity, resolve
@@ -73,9 +73,10 @@ class LogProbJudge:
         """
         for start in range(0, len(cases), WINDOW):
             part = cases[start : start + WINDOW]
-            self.read([self.prompt(case) for case in part], [labels_of(case) for case in part], shifted(keep, start))
+            self.read([self.prompt(case) for case in part], [labels_of(case) for case in part], keep.shifted(start))
 
-    def read(self, ids: Sequence[list[int]], labels: Sequence[tuple[str, str]], keep: Keep) -> None:
+    def read(self, ids: Sequence[list[int]], labels: Sequence[tuple[str, str]],
+             keep: Callable[[Sequence[tuple[int, float]]], None]) -> None:
         """P(first label) behind each of these rows of tokens, handed on as passes are done, in any order."""
         batch: list[int] = []
         for i in sorted(range(len(ids)), key=lambda i: (len(ids[i]), i)):
@@ -119,7 +120,7 @@ class LogProbJudge:
 
     @torch.no_grad()
     def _pass(self, ids: Sequence[list[int]], labels: Sequence[tuple[str, str]], batch: Sequence[int],
-              keep: Keep) -> None:
+              keep: Callable[[Sequence[tuple[int, float]]], None]) -> None:
         tokens, mask = left_padded([ids[i] for i in batch], self.tokenizer.pad_token_id, self.model.device)
         logits = self.model(input_ids=tokens, attention_mask=mask, position_ids=positions(mask), use_cache=False,
                             logits_to_keep=1).logits[:, -1].float().cpu()

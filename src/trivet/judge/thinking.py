@@ -14,7 +14,7 @@ from typing import Any
 from trivet.artifacts import Message
 from trivet.generate.config import Sampling
 from trivet.generate.writing import Ask, Writer
-from trivet.judge.cache import Keep, gather, shifted
+from trivet.judge.cache import Keep, gather
 from trivet.judge.cases import Case
 from trivet.judge.criteria import THINKING, closing, labels_of
 from trivet.judge.local import LogProbJudge
@@ -48,7 +48,7 @@ class ThinkingJudge:
     def ask(self, cases: Sequence[Case], keep: Keep) -> None:
         """See Asking. Raises TrivetError as LogProbJudge and the writer do."""
         for start in range(0, len(cases), CHUNK):
-            self._ask(cases[start : start + CHUNK], shifted(keep, start))
+            self._ask(cases[start : start + CHUNK], keep.shifted(start))
 
     def _ask(self, cases: Sequence[Case], keep: Keep) -> None:
         labels = [labels_of(case) for case in cases]

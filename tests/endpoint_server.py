@@ -1,10 +1,12 @@
-"""An endpoint in the chat-completions form on 127.0.0.1, for tests: it judges by a rule, and fails as it is told to.
+"""An endpoint in the chat-completions form on 127.0.0.1, for tests: it judges or writes by a rule, and fails as it is
+told to.
 
     with Endpoint(lambda text: "A") as server:
         server.faults = [Fault(429, headers={"Retry-After": "0"}), None, Fault(hang=5.0)]
         …  Judging(by=server.url, model="m")
 
-`rule` reads the prompt and gives the verdict: a label, or {label: probability}.
+`rule` reads the prompt and gives the verdict: a label, or {label: probability}. With `writes` it gives the text that
+is the whole reply.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ class Fault:
     hang: float = 0.0
     drop: bool = False
     """Close the connection without an answer."""
+    cut: bool = False
+    """Close it in the middle of one."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -42,21 +46,28 @@ class _Server(ThreadingHTTPServer):
 
 
 class Endpoint:
-    """The server. `requests` are the bodies that came, `most` how many were in work at once."""
+    """The server. `requests` are the bodies that came, `ids` what they called themselves, `completed` the ids of those
+    that were answered whole, `most` how many were in work at once."""
 
-    def __init__(self, rule: Rule, *, logprobs: bool = True, usage: bool = True, unknown: tuple[str, ...] = (),
-                 work: float = 0.0, key: str | None = None) -> None:
-        """unknown: options that it refuses with status 400. work: seconds a request. key: the one it wants."""
-        self.rule, self.logprobs, self.usage, self.unknown = rule, logprobs, usage, unknown
+    def __init__(self, rule: Rule, *, writes: bool = False, logprobs: bool = True, usage: bool = True,
+                 unknown: tuple[str, ...] = (), work: float = 0.0, key: str | None = None) -> None:
+        """writes: the rule gives texts. unknown: options that it refuses with status 400. work: seconds a request.
+        key: the one it wants."""
+        self.rule, self.writes, self.logprobs, self.usage, self.unknown = rule, writes, logprobs, usage, unknown
         self.work, self.key = work, key
         self.faults: list[Fault | None] = []
         self.requests: list[dict[str, Any]] = []
+        self.ids: list[str | None] = []
+        self.completed: list[str | None] = []
         self.times: list[float] = []
         self.most = self._now = 0
         self._lock = threading.Lock()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"  # connections stay open, as real ones do
+            wbufsize = -1  # head and body in one packet, without the delay of waiting for its receipt
+
             def do_POST(self) -> None:
                 outer._serve(self)
 
@@ -76,8 +87,10 @@ class Endpoint:
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        id = handler.headers.get("X-Client-Request-Id")
         with self._lock:
             self.requests.append(body)
+            self.ids.append(id)
             self.times.append(time.monotonic())
             fault = self.faults.pop(0) if self.faults else None
             self._now += 1
@@ -93,11 +106,13 @@ class Endpoint:
             elif fault is not None and fault.say is None:
                 time.sleep(fault.hang)
                 if not fault.drop:
-                    _send(handler, fault.status, fault.body, fault.headers)
+                    _send(handler, fault.status, fault.body, fault.headers, missing=100 if fault.cut else 0)
                 handler.close_connection = True
             else:
                 said = fault.say if fault is not None else None
                 _send(handler, 200, self._answer(body, said))
+                with self._lock:
+                    self.completed.append(id)
         except OSError:
             pass  # the client has hung up
         finally:
@@ -107,6 +122,8 @@ class Endpoint:
     def _answer(self, body: dict[str, Any], said: str | None) -> dict[str, Any]:
         prompt = body["messages"][-1]["content"]
         verdict = self.rule(prompt) if said is None else said
+        if self.writes:
+            said = str(verdict)
         chances = dict(verdict) if isinstance(verdict, Mapping) else {verdict: 1.0}
         best = max(chances, key=lambda label: chances[label])
         pieces = ['{"', "verdict", '":', ' "', best, '"}'] if said is None else re.findall(r"\s?\S+", said) or [said]
@@ -125,15 +142,17 @@ class Endpoint:
         return answer
 
 
-def _send(handler: BaseHTTPRequestHandler, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
+def _send(handler: BaseHTTPRequestHandler, status: int, body: Any, headers: Mapping[str, str] | None = None,
+          missing: int = 0) -> None:
     data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
     handler.send_response(status)
     for name, value in (headers or {}).items():
         handler.send_header(name, value)
     handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", str(len(data)))
+    handler.send_header("Content-Length", str(len(data) + missing))
     handler.end_headers()
     handler.wfile.write(data)
+    handler.wfile.flush()
 
 
 def shown(prompt: str, name: str) -> str:
