@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trivet.generate.writing import Ask, Texts, Writer, Written
-
 from trivet.generate.config import Sampling
+from trivet.generate.writing import Ask, Texts, Writer, Written
 
 
 class Killed(Exception):
