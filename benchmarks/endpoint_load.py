@@ -8,8 +8,8 @@ flight as the stand-in saw it over what is allowed; `ideal` is what so many in f
 second. All is done that a stage does: a line before and after each request, each text on the disk before it is told.
 The client and the stand-in each have one core where there are two.
 
-Beside it the same requests by the openai client, httpx, urllib3 (on which Trivet stands) and http.client alone, by as many
-threads and with nothing kept: what of the processor time is HTTP's.
+Beside it the same requests by the openai client, httpx, urllib3 (on which Trivet stands) and http.client alone, by as
+many threads and with nothing kept: what of the processor time is HTTP's.
 """
 
 from __future__ import annotations
