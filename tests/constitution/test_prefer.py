@@ -201,3 +201,30 @@ def test_the_command(judges, jsonl, tmp_path, capsys) -> None:
           str(tmp_path / "out"), "--device.device", "cpu", "--device.threads", "1"])
     said = capsys.readouterr().out
     assert "prefers first" in said and "preferences.jsonl" in said
+
+
+def test_no_rule_for_refusals_takes_part() -> None:
+    """What measures refusals must have no hand in the labels."""
+    import subprocess
+
+    code = ("import trivet.constitution.prefer, trivet.judge.ask, trivet.judge.thinking, sys; "
+            "sys.exit('trivet.text.manner' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_recipe_hands_the_pairs_on(judges, jsonl, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "feedback.yaml"
+    recipe.write_text(f"""\
+name: feedback
+steps:
+  - name: ai
+    stage: prefer
+    with: {{completions: {answers(jsonl, 30)}, judge: {{by: "{judges}:longer"}}, pairs: 2, device: {{device: cpu}}}}
+  - name: pairs
+    stage: pairs
+    with: {{input: "${{ai.preferences}}"}}
+""")
+    main(["run", str(recipe), "--out", str(tmp_path / "run")])
+    parts = [read_rows(tmp_path / f"run/pairs/{side}.jsonl", Preference) for side in ("train", "heldout")]
+    assert sum(map(len, parts)) == 60 and all(p.source and p.label < 1 for part in parts for p in part)

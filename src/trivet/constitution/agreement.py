@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from trivet.artifacts import Row
 from trivet.constitution.comparing import Compared
@@ -33,7 +33,7 @@ Figure = dict[str, float | int | None]
 """An interval as it stands in files: value, low, high, n (prompts)."""
 
 
-class Reliability(Row):
+class Reliability(BaseModel):
     """Pairs of like confidence, and how often people agree."""
 
     low: float
@@ -45,7 +45,7 @@ class Reliability(Row):
     agreement: Figure
 
 
-class Position(Row):
+class Position(BaseModel):
     """How far the judge goes by the place of an answer."""
 
     before: Figure

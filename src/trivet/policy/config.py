@@ -33,8 +33,8 @@ class SFTConfig(StageConfig):
     out: Path = Path("runs/sft")
     """Folder of this stage's run."""
     data: Path
-    """JSON Lines: `messages` ending with the assistant's turn; or `prompt` + `completion`; or `instruction`,
-    optional `input`, `output`."""
+    """JSON Lines: `messages` ending with the assistant's turn (all its turns are learned; with
+    `"learn": "last"` only the last); or `prompt` + `completion`; or `instruction`, optional `input`, `output`."""
     model: str = EMBEDDED
     """The model to tune."""
     tune: Literal["lora", "full"] = "lora"
