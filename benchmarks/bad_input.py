@@ -47,7 +47,7 @@ Row = dict[str, Any]
 NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
                "timing.jsonl", "evaluation.jsonl", "guard.jsonl", "evaluations", "rollouts", "checkpoints",
                "evidence.jsonl", "answers", "scores", "speed.jsonl", "base", "judge", "grader", "reference.safetensors",
-               "target", "attacker", "classifier", "requests.jsonl"}
+               "target", "attacker", "classifier", "critic", "requests.jsonl", "traces.jsonl"}
 """What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a model's answers and what was
 said of them, the account of what it asked endpoints."""
 
@@ -223,6 +223,13 @@ class Place:
         return ["--model", self.tiny, "--suites", suite, "--limit", "2", "--sampling.max-new-tokens", "12",
                 "--device.threads", "1", "--out", self.out, *more]
 
+    def revise(self, *more: str) -> list[str]:
+        """`trivet constitution revise` on good prompts, briefly."""
+        short = self.text("short.yaml", _PRINCIPLES)
+        return ["--prompts", self.prompts, "--target.by", self.tiny, "--limit", "2", "--rounds", "1", "--few-shot", "0",
+                "--constitution", short, "--critique-tokens", "4", "--sampling.max-new-tokens", "4", "--device.threads",
+                "1", *more]
+
     def redteam(self, *more: str) -> list[str]:
         """`trivet constitution redteam` on a tiny model, briefly."""
         return ["--target.by", self.tiny, "--grow", "0", "--strategies", "direct", "--no-classify", "--limit", "4",
@@ -355,6 +362,7 @@ READERS: dict[str, tuple[str, Row, Callable[[Place], list[str]]]] = {
     "check": ("--prompts", PROMPTS[0], lambda p: ["--model", p.tiny]),
     "pairs": ("--input", ranking(), lambda p: []),
     "sft": ("--data", {"prompt": "Say red.", "completion": "red"}, lambda p: ["--model", p.tiny]),
+    "revise": ("--prompts", PROMPTS[0], lambda p: ["--target.by", p.tiny]),
     "reward": ("--preferences", pair(), lambda p: ["--model", p.tiny]),
     "dpo": ("--preferences", pair(), lambda p: ["--model", p.tiny]),
     "score": ("--completions", answered(), lambda p: ["--reward", p.tiny]),
@@ -1549,6 +1557,92 @@ GUARD = [
     Case("guard", "a calibration without runs", lambda p: ["calibrate", "--out", p.out], "guard calibrate --help"),
 ]
 
+# --- constitution and its revisions -------------------------------------------------------------------------
+
+_PRINCIPLES = """\
+name: mine
+principles:
+  - name: one
+    critique: Rude?
+    revision: Anew.
+    preference: Kinder?
+"""
+
+
+def _constitution(old: str, new: str) -> Callable[[Place], list[str]]:
+    return lambda p: ["check", p.text("mine.yaml", _PRINCIPLES.replace(old, new))]
+
+
+CONSTITUTION = [
+    Case("constitution", "unknown word", lambda p: ["chekc"], "constitution --help"),
+    Case("constitution", "nothing to check", lambda p: ["check"], "constitution --help"),
+    Case("constitution", "a file that is not there", lambda p: ["check", "nowhere.yaml"], "no such file"),
+    Case("constitution", "a folder for a file", lambda p: ["check", p.make("mine")], "cannot be read"),
+    Case("constitution", "an empty file", lambda p: ["check", p.text("mine.yaml", "")],
+         "field 'name': this is missing"),
+    Case("constitution", "broken YAML", _constitution("Rude?", "[Rude"), "mine.yaml"),
+    Case("constitution", "not UTF-8", lambda p: ["check", p.raw("mine.yaml", b"name: caf\xe9\n")], "not UTF-8"),
+    Case("constitution", "a list of principles alone", lambda p: ["check", p.text("mine.yaml", "- a\n")],
+         "not a mapping"),
+    Case("constitution", "no principles", lambda p: ["check", p.text("mine.yaml", "name: a\nprinciples: []\n")],
+         "mine.yaml:2, field 'principles'"),
+    Case("constitution", "a principle without a critique", _constitution("    critique: Rude?\n", ""),
+         "mine.yaml:3, field 'principles.0.critique': this is missing"),
+    Case("constitution", "an empty request", _constitution("Anew.", "' '"), "mine.yaml:5"),
+    Case("constitution", "an unknown field", _constitution("    preference", "    colour: red\n    preference"),
+         "mine.yaml:6, field 'principles.0.colour': this is not known here"),
+    Case("constitution", "a field twice", _constitution("    preference", "    critique: Bad?\n    preference"),
+         "for the second time"),
+    Case("constitution", "a name of several words", _constitution("name: one", "name: One thing"), "small letters"),
+    Case("constitution", "two principles of one name",
+         lambda p: ["check", p.text("mine.yaml", _PRINCIPLES + _PRINCIPLES.partition("principles:\n")[2])],
+         "mine.yaml:7, field 'principles.1.name'"),
+    Case("constitution", "a weight below 0", _constitution("Kinder?", "Kinder?\n    weight: -1"), "mine.yaml:7"),
+    Case("constitution", "a weight that is a word", _constitution("Kinder?", "Kinder?\n    weight: much"),
+         "mine.yaml:7"),
+    Case("constitution", "no weight at all", _constitution("Kinder?", "Kinder?\n    weight: 0"), "none can be drawn"),
+    Case("constitution", "a dialogue by a principle that is not there",
+         _constitution("Kinder?", "Kinder?\nfew_shot:\n  - {principle: two, prompt: a, response: b, critique: c, "
+                       "revision: d}"), "mine.yaml:8, field 'few_shot.0.principle'"),
+    Case("constitution", "a copy onto a file that is there",
+         lambda p: ["show", "--out", p.text("mine.yaml", _PRINCIPLES)], "there already"),
+    Case("revise", "an unknown setting", lambda p: p.revise("--nosuch", "2"), "constitution revise --help"),
+    Case("revise", "an unknown setting in YAML",
+         lambda p: ["--config", p.text("r.yaml", "gates:\n  ekko: 1\n"), *p.revise()],
+         "r.yaml:2, field 'gates.ekko'"),
+    Case("revise", "no rounds", lambda p: p.revise("--rounds", "0"), "field 'rounds'"),
+    Case("revise", "no samples", lambda p: p.revise("--samples", "0"), "field 'samples'"),
+    Case("revise", "a data set of helpful answers alone", lambda p: p.revise("--helpful-share", "1"),
+         "field 'helpful_share'"),
+    Case("revise", "a threshold above 1", lambda p: p.revise("--gates.similarity", "2"), "field 'gates.similarity'"),
+    Case("revise", "a constitution that does not fit",
+         lambda p: p.revise("--constitution", p.text("bad.yaml", "name: a\n")), "field 'principles': this is missing"),
+    Case("revise", "a constitution that is not there", lambda p: p.revise("--constitution", "nowhere.yaml"),
+         "no such file"),
+    Case("revise", "no target", lambda p: p.revise("--target.by", ""), "field 'target.by'"),
+    Case("revise", "a target that is nothing", lambda p: p.revise("--target.by", "no/such/model"), "field 'target.by'"),
+    Case("revise", "a critic that is nothing", lambda p: p.revise("--critic.by", "no/such/model"), "field 'critic.by'"),
+    Case("revise", "a critic to revise, and none named", lambda p: p.revise("--reviser", "critic"), "name the critic"),
+    Case("revise", "a critic without critiques", lambda p: p.revise("--no-critiques", "--critic.by", p.tiny),
+         "nothing to do"),
+    Case("revise", "a judge to find refusals, and none named", lambda p: p.revise("--gates.refusals", "judge"),
+         "no judge to ask"),
+    Case("revise", "a judge that is nothing", lambda p: p.revise("--judge.by", "nothing/at/all"), "field 'judge.by'"),
+    Case("revise", "a judge that can't be imported", lambda p: p.revise("--judge.by", "nosuchmodule:judge"),
+         "can't be imported"),
+    Case("revise", "a judge's endpoint without a model's name",
+         lambda p: p.revise("--judge.by", "http://127.0.0.1:1/v1"), "--judge.model"),
+    Case("revise", "a reward model to find refusals",
+         lambda p: p.revise("--gates.refusals", "judge", "--judge.by", p.reward), "field 'gates.refusals'"),
+    Case("revise", "a prompt longer than the context",
+         lambda p: [*p.revise(), "--prompts", p.rows("long.jsonl", [{"prompt": LONG}])], "context"),
+    Case("revise", "helpful prompts that are no prompts", lambda p: p.revise("--helpful", p.pairs),
+         "field 'messages'"),
+    Case("revise", "a helpful file that is not there", lambda p: p.revise("--helpful", "nowhere.jsonl"),
+         "no such file"),
+    Case("revise", "a target that can't speak", lambda p: p.revise(), "gates.survive"),
+]
+
 # --- evaluate ---------------------------------------------------------------------------------------------
 
 
@@ -1912,7 +2006,7 @@ PREFER = [
 ]
 
 CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
-         *GUARD, *EVALUATIONS, *REDTEAM, *PREFER]
+         *GUARD, *EVALUATIONS, *CONSTITUTION, *REDTEAM, *PREFER]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 

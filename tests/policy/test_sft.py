@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from conftest import make_tokenizer
 from trivet.artifacts import Message
 from trivet.data.chat import conversation_ids
-from trivet.data.supervised import Example, pack_rows, read_conversations
+from trivet.data.supervised import Example, pack_rows, read_conversations, tokenize
 from trivet.errors import TrivetError
 from trivet.models.source import load_tokenizer, resolve
 from trivet.policy.config import SFTConfig
@@ -80,6 +81,7 @@ def test_it_learns_and_leaves_a_plain_model_folder(jsonl, tiny_model_folder, tmp
     ({"question": "x", "answer": "y"}, "none of the known forms"),
     ({"prompt": "x", "completion": " "}, "does not end with an answer"),
     ({"messages": [{"role": "assistant", "content": "x"}]}, "without a question"),
+    ({"prompt": "x", "completion": "y", "learn": "first"}, "which turns are to be learned"),
 ])
 def test_rows_that_do_not_fit(jsonl, row, words) -> None:
     path = jsonl("d.jsonl", [{"prompt": "a", "completion": "b"}, row])
@@ -90,5 +92,20 @@ def test_rows_that_do_not_fit(jsonl, row, words) -> None:
 
 def test_instruction_data_is_read(jsonl) -> None:
     path = jsonl("d.jsonl", [json.loads('{"instruction": "Add.", "input": "1 2", "output": "3"}')])
-    ((line, messages),) = read_conversations(path)
+    ((line, messages, last_only),) = read_conversations(path)
+    assert not last_only
     assert (line, messages[0].content, messages[1].content) == (1, "Add.\n\n1 2", "3")
+
+
+def test_only_the_last_turn_may_be_learned(jsonl) -> None:
+    turns = [{"role": r, "content": c} for r, c in (("user", "a?"), ("assistant", "never"), ("user", "b?"),
+                                                    ("assistant", "yes"))]
+    path = jsonl("d.jsonl", [{"messages": turns}, {"messages": turns, "learn": "last"}])
+    tokenizer = make_tokenizer()
+    every, last = tokenize(read_conversations(path), tokenizer, 64, path)
+
+    def learned(example: Example) -> str:
+        return tokenizer.decode([i for i, w in zip(example.ids, example.written, strict=True) if w])
+
+    assert every.ids == last.ids
+    assert learned(every) == "never<|end|>yes<|end|>" and learned(last) == "yes<|end|>"

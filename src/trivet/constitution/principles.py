@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,7 +103,7 @@ class Constitution(Part):
                               "name one of this file: its requests stand in the dialogue")
         return self
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of the content: comments, layout and the order of keys do not change it. Stands in every artifact."""
         data = json.dumps(self.model_dump(), sort_keys=True, ensure_ascii=False)

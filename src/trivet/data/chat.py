@@ -101,8 +101,11 @@ def require_room(
                 mend=f"shorten or drop this prompt, or lower --{setting}")
 
 
-def conversation_ids(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+def conversation_ids(tokenizer: Any, messages: Sequence[Message], *, last_only: bool = False) -> tuple[
+        list[int], list[bool]]:
     """Token ids of a whole conversation, and for each whether the assistant wrote it (its end mark included).
+
+    last_only: mark what the last message alone holds, not earlier turns of the assistant.
 
     Raises ValueError where the chat template does not build a conversation turn by turn.
     """
@@ -125,6 +128,6 @@ def conversation_ids(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[
         answer = after[len(before):]
         bare = answer.rstrip("\n ")
         add(before[len(done):], False)
-        add(bare, True)
+        add(bare, not last_only or index == len(messages) - 1)
         done = before + bare
     return ids, written

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -25,8 +25,17 @@ class Example:
     written: tuple[bool, ...]
 
 
-def read_conversations(path: Path) -> list[tuple[int, list[Message]]]:
-    """(line, messages) of a file in any of the known forms.
+class Conversation(NamedTuple):
+    """A row of a file of conversations."""
+
+    line: int
+    messages: list[Message]
+    last_only: bool
+    """Of the assistant's turns only the last is to be learned (`"learn": "last"` in the row), not all."""
+
+
+def read_conversations(path: Path) -> list[Conversation]:
+    """The rows of a file in any of the known forms.
 
     Raises TrivetError naming file, line and field.
     """
@@ -48,7 +57,7 @@ def read_conversations(path: Path) -> list[tuple[int, list[Message]]]:
         if len(messages) < 2:
             raise TrivetError("an answer without a question", file=path, line=line, field="messages",
                               mend="put a user's turn before it")
-        found.append((line, messages))
+        found.append(Conversation(line, messages, _last_only(row, path, line)))
     if not found:
         raise TrivetError("this file holds no rows", file=path, mend=f"give rows of {FORMS}")
     return found
@@ -66,13 +75,21 @@ def _messages(row: dict[str, Any]) -> list[Message] | None:
     return None
 
 
-def tokenize(rows: Sequence[tuple[int, list[Message]]], tokenizer: Any, max_length: int, path: Path, *,
+def _last_only(row: dict[str, Any], path: Path, line: int) -> bool:
+    learn = row.get("learn", "all")
+    if learn not in ("all", "last"):
+        raise TrivetError(f"{learn!r} does not say which turns are to be learned", file=path, line=line, field="learn",
+                          expected="all (of the assistant's turns) or last", mend="correct it, or leave it out: all")
+    return bool(learn == "last")
+
+
+def tokenize(rows: Sequence[Conversation], tokenizer: Any, max_length: int, path: Path, *,
              setting: str = "max-length") -> list[Example]:
     """Conversations as examples. Raises TrivetError naming the line of one that is too long."""
     found = []
-    for line, messages in rows:
+    for line, messages, last_only in rows:
         try:
-            ids, written = conversation_ids(tokenizer, messages)
+            ids, written = conversation_ids(tokenizer, messages, last_only=last_only)
         except ValueError as error:
             raise TrivetError(str(error), file=path, line=line, field="messages",
                               mend="give one question and one answer a row") from None

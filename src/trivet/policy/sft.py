@@ -93,7 +93,7 @@ def run(config: SFTConfig, run: Run) -> SFTSummary:
                           mend=f"--max-length {context} at most")
     examples = tokenize(conversations, tokenizer, config.max_length, config.data)
     if config.check and not run.path("checkpoints").exists():
-        _check(base, tokenizer, [m for _, m in conversations], config)
+        _check(base, tokenizer, [c.messages for c in conversations], config)
     if config.tune != "full" and source.is_adapter:
         raise TrivetError("the model to tune must be a whole model, not an adapter", field="model",
                           file=source.folder, mend="tune=full merges it first, or name its base")
