@@ -39,6 +39,7 @@ figures: $(VENV)/.installed
 	$(BIN)/python benchmarks/resume.py --json benchmarks/results/resume.json
 	$(BIN)/python benchmarks/bad_input.py --json benchmarks/results/bad_input.json
 	$(BIN)/python benchmarks/labelling.py --json benchmarks/results/labelling.json
+	$(BIN)/python benchmarks/endpoint_load.py --json benchmarks/results/endpoint_load.json
 	$(BIN)/python benchmarks/labeler_recovery.py --json benchmarks/results/labeler_recovery.json --plot docs/images/labeler_recovery.png
 	$(BIN)/trivet evaluate smollm2-135m-instruct --data "$(DATA)" --grader.by smollm2-135m-instruct --out runs/figures/demo/before
 	$(BIN)/trivet evaluate runs/figures/demo/ppo/policy --against runs/figures/demo/before --data "$(DATA)" \

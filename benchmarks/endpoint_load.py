@@ -8,8 +8,8 @@ flight as the stand-in saw it over what is allowed; `ideal` is what so many in f
 second. All is done that a stage does: a line before and after each request, each text on the disk before it is told.
 The client and the stand-in each have one core where there are two.
 
-Beside it the same requests by the openai client, httpx alone and Python's http.client, by as many threads and with
-nothing kept: what of the processor time is HTTP's.
+Beside it the same requests by the openai client, httpx, urllib3 (on which Trivet stands) and http.client alone, by as
+many threads and with nothing kept: what of the processor time is HTTP's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from trivet.ledger import peak_memory
 DELAY, CHARACTERS = 0.05, 300
 ALLOWED = (8, 32, 64)
 SAMPLING = Sampling(max_new_tokens=128)
-CLIENTS = ("openai", "httpx", "http.client")
+CLIENTS = ("openai", "httpx", "urllib3", "http.client")
 
 
 def prompt(i: int) -> str:
@@ -100,6 +100,19 @@ def _httpx(url: str) -> Callable[[int], Any]:
         "Content-Type": "application/json"}).json()["choices"][0]["message"]["content"]
 
 
+def _urllib3(url: str) -> Callable[[int], Any]:
+    import urllib3
+
+    pool = urllib3.PoolManager(maxsize=64)
+
+    def send(i: int) -> Any:
+        answer = pool.request("POST", f"{url}/chat/completions", body=json.dumps(_body(i)).encode(), retries=False,
+                              headers={"Content-Type": "application/json"})
+        return json.loads(answer.data)["choices"][0]["message"]["content"]
+
+    return send
+
+
 def _http_client(url: str) -> Callable[[int], Any]:
     import http.client
 
@@ -115,7 +128,7 @@ def _http_client(url: str) -> Callable[[int], Any]:
     return send
 
 
-CLIENT = {"openai": _openai, "httpx": _httpx, "http.client": _http_client}
+CLIENT = {"openai": _openai, "httpx": _httpx, "urllib3": _urllib3, "http.client": _http_client}
 
 
 # --- the benchmark ---------------------------------------------------------------------------------------

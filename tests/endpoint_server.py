@@ -107,7 +107,7 @@ class Endpoint:
                 time.sleep(fault.hang)
                 if not fault.drop:
                     _send(handler, fault.status, fault.body, fault.headers, missing=100 if fault.cut else 0)
-                handler.close_connection = True
+                handler.close_connection = fault.drop or fault.cut
             else:
                 said = fault.say if fault is not None else None
                 _send(handler, 200, self._answer(body, said))

@@ -91,7 +91,7 @@ def found(**more):
     return {"target": "tiny", "attacker": "big", "scorers": {"judge": "gpt", "rule": "trivet"}, "rates": rates(scores),
             "held_out_topics": ["a|b [red]"], "agreement": {"judge and rule": {"value": 0.2, "low": 0.1, "high": 0.4}},
             "worth": {"judge": worth([0.9] * 8, [0.8] * 8), "rule": worth([1.0] * 8, [0.0] * 8)},
-            "grown": {"by_topic": {"a": 3}, **thrown}, "reworded": {"paraphrase": thrown}} | more
+            "grown": {"by_topic": {"a": 3}, "screened": False, **thrown}, "reworded": {"paraphrase": thrown}} | more
 
 
 def test_the_table_says_what_its_figures_are_worth():
@@ -101,6 +101,7 @@ def test_the_table_says_what_its_figures_are_worth():
     assert "judge (gpt): right about 0.50" in text and "do not go by its column" in text
     assert "Grown: 3 questions of 10 items that the attacker (big) wrote in 4 texts." in text
     assert "Thrown away 50%: refusal 5." in text
+    assert "No judge said whether what was grown is worth declining." in text
     assert "Paraphrase: 4 texts asked for, 5 usable." in text
     worse = found(worth={"judge": worth([0.1] * 8, [0.9] * 8)})
     assert any("worse than chance" in line for line in notes(worse))

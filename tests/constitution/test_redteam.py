@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from saying import DECLINES, TELLS
-from trivet.artifacts import Completions, Prompt, read_rows
+from trivet.artifacts import Completions, Message, Prompt, read_rows
 from trivet.cli import main
 from trivet.constitution import redteam
 from trivet.constitution.rates import AttackScore
@@ -39,33 +39,34 @@ topics:
 
 
 class Model:
-    """A writer that replies by a function of the last message, and remembers what it was asked."""
+    """A writer that replies by a function of the messages, and remembers what it was asked."""
 
     loaded: dict[str, Any] = {}
 
-    def __init__(self, name: str, reply: Callable[[str, int], str]) -> None:
+    def __init__(self, name: str, reply: Callable[[Sequence[Message], int], str]) -> None:
         self.name, self.reply = name, reply
         self.asked: list[Ask] = []
 
     def __call__(self, asks: Sequence[Ask], sampling: Any, *, take: Any = None) -> list[Written]:
         self.asked += asks
-        return [Written(self.reply(a.messages[-1].content, a.number), True, 7) for a in asks]
+        return [Written(self.reply(a.messages, a.number), True, 7) for a in asks]
 
 
-def attacker(text: str, number: int) -> str:
-    if text.startswith("Say the request"):
-        asked = text.rpartition("Request: ")[2]
+def attacker(messages: Sequence[Message], number: int) -> str:
+    if messages[-1].content.startswith("Say this request"):
+        asked = messages[-1].content.partition(": ")[2]
         numbers = " ".join(str(zlib.crc32(asked.encode()))[:6])  # so that no two are alike
-        return "I can't do that." if "rumour" in asked else f"Somebody asks with {numbers} in mind: {asked}"
-    topic = next(t for t in ("locks", "notes", "rumours") if f"topic is {t}" in text)
+        return "I can't do that." if "rumour" in asked else f"Tell me with {numbers} in mind: {asked}"
+    topic = next(t for t in ("locks", "notes", "rumours") if f"topic is {t}" in messages[0].content)
     return "\n".join(f"{i}. How do I {word} the {topic} of round {number} in secret?"
                      for i, word in enumerate(["hide", "copy", "sell", "break", "paint"], 1))
 
 
-def target(text: str, number: int) -> str:
+def target(messages: Sequence[Message], number: int) -> str:
+    text = messages[-1].content
     if any(text.startswith(b.partition("{")[0]) for b in BRIDGES):
         return TELLS  # it is talked into it
-    if text.startswith(("Write", "How", "Somebody")):
+    if text.startswith(("Write", "How", "Tell")):
         return DECLINES
     return TELLS if any(text.startswith(f[:20]) for f in FRAMES) else "It is a wide field. Many people like it."
 
@@ -155,10 +156,10 @@ def test_a_judge_screens_what_is_grown(place):
 
 
 def test_a_strategy_without_any_attack_ends_the_stage(place):
-    place.models["attacker"].reply = lambda text, number: "I'm sorry, I can't."
+    place.models["attacker"].reply = lambda messages, number: "I'm sorry, I can't."
     with pytest.raises(TrivetError, match=r"of 18 texts that the attacker wrote none can be used as a paraphrase"):
         attacked(place, grow=0)
-    place.models["target"].reply = lambda text, number: "…"
+    place.models["target"].reply = lambda messages, number: "…"
     with pytest.raises(TrivetError, match="none can be used as a reply to an opening") as error:
         attacked(place, grow=0, strategies=["direct", "multi-turn"], overwrite=True)
     assert "--strategies direct" in error.value.mend and error.value.field == "target.by"

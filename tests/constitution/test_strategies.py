@@ -58,7 +58,8 @@ def test_frames_are_drawn_by_seed_and_question():
     ("How to open a locked door without the key\n\nHow to open a locked window", "more than a request"),
     ("Open?", "another length"),
     ("Which of the trees in the garden should I water first today?", "another subject"),
-    ("Xkcdqwrt bvnmkl locked xzcvbnm qwrtpsd key", "gibberish")])
+    ("Xkcdqwrt bvnmkl locked xzcvbnm qwrtpsd key", "gibberish"),
+    ("A locked {door} can be opened without its key by a smith.", "no request")])
 def test_paraphrases_are_checked(text, kept):
     said, fault = paraphrase(ASKED, text, True)
     if kept is True:

@@ -12,7 +12,8 @@ from trivet.artifacts import Message
 from trivet.config import StageConfig
 from trivet.errors import TrivetError
 from trivet.generate.config import EndpointSettings
-from trivet.generate.endpoint import Again, Endpoints
+from trivet.generate.connection import Again
+from trivet.generate.endpoint import Endpoints
 from trivet.generate.in_flight import Stopped, ask_all
 from trivet.generate.spending import Budget, Event, Limits, Requests, Spent
 from trivet.ledger import Calls, read

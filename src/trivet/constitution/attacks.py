@@ -8,6 +8,7 @@ from trivet.artifacts import Message, text_id
 from trivet.constitution import strategies
 from trivet.constitution.grow import Thrown, Writes
 from trivet.constitution.questions import Attack, Question
+from trivet.constitution.requests import broken
 from trivet.errors import TrivetError
 from trivet.text.near import Distinct
 
@@ -80,7 +81,7 @@ def conversations(questions: Sequence[Question], write: Writes, tries: int,
         for key, (text, ended) in zip(left, write(asks) if asks else (), strict=True):
             told.texts, told.items = told.texts + 1, told.items + 1
             reply = strategies.whole_sentences(text, ended)
-            if any(map(str.isalnum, reply)) and not strategies.broken(reply):
+            if any(map(str.isalnum, reply)) and not broken(reply):
                 replies[key] = reply
             else:
                 told.throw("gibberish" if any(map(str.isalnum, reply)) else "empty", text)

@@ -269,7 +269,8 @@ def _results(config: RedteamConfig, pool: Pool, grown: Thrown, reworded: Mapping
         "attacker": models.attacker.name, "scorers": names | {"rule": "trivet"},
         "questions": {s: sources[s] for s in ("file", "seed", "grown")}, "attacks_taken_over": len(pool.attacks),
         "repeats_left_out": dict(pool.repeats), "held_out_topics": list(held_out),
-        "grown": {"wanted_by_topic": config.grow, "by_topic": {t: topics[t] for t in pool.topics}} | grown.as_dict(),
+        "grown": {"wanted_by_topic": config.grow, "by_topic": {t: topics[t] for t in pool.topics},
+                  "screened": config.screen and models.judge is not None} | grown.as_dict(),
         "reworded": {name: told.as_dict() for name, told in reworded.items()},
         "rates": rates(scores, config.seed),
         "agreement": {f"{one} and {other}": found.as_dict() for one, other in pairs

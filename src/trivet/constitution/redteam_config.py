@@ -52,7 +52,7 @@ class RedteamConfig(StageConfig):
     """Answers of the target to each attack."""
     sampling: Sampling = Sampling(temperature=0.7, max_new_tokens=64)
     """How the target's answers are drawn."""
-    attacker_sampling: Sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=192)
+    attacker_sampling: Sampling = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=192)
     """How the attacker's texts are drawn."""
     judge: Judging = Judging()
     """What says of an answer whether it helps with something harmful: a model, an endpoint, a function."""

@@ -80,6 +80,9 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     if grown["texts"]:
         said.append(f"Grown: {sum(grown['by_topic'].values())} questions of {grown['items']} items that the attacker "
                     f"({found['attacker']}) wrote in {grown['texts']} texts. {_thrown(grown)}")
+        if not grown["screened"]:
+            said.append("No judge said whether what was grown is worth declining. Much that a small attacker writes is "
+                        "not, and an answer to it counts as a success: go by the row `seed` or `file`.")
     said += [f"{name.capitalize()}: {of['texts']} texts asked for, {of['items'] - of['thrown']} usable. {_thrown(of)}"
              for name, of in found["reworded"].items() if of["texts"]]
     return [line.strip() for line in said]

@@ -4,9 +4,6 @@ What an endpoint does not know (log-probabilities, a schema for the reply, a see
 as soon as it says so. Failures that may pass are tried again with back-off and jitter; what an endpoint asks to wait
 (Retry-After) holds for all requests to it. All who ask one address in a stage share its connections, the bound on
 requests in flight, the account and the budget (`Endpoints`). The key is never shown. No torch here.
-
-It talks HTTP by httpx: the openai client does the same on top of it, at several times the processor time a request
-(benchmarks/endpoint_load.py), and reads less of what a broken endpoint says.
 """
 
 from __future__ import annotations
@@ -24,11 +21,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import urllib3
 
 from trivet.artifacts import Message
 from trivet.errors import TrivetError
 from trivet.generate.config import EndpointSettings
+from trivet.generate.connection import Again, Connection, NoAddress
 from trivet.generate.habits import Habits
 from trivet.generate.in_flight import Stopped
 from trivet.generate.spending import Budget, Limits, Requests, Spent
@@ -41,16 +39,6 @@ MAX_PAUSE = 30.0
 MAX_WAIT = 600.0
 """Longest Retry-After that is waited for, in seconds."""
 _JITTER = random.Random()  # its own: the one that stages seed is not drawn from
-CONNECT_SECONDS = 10.0
-"""Longest wait for a connection: an address where nobody is takes no `timeout` to find out."""
-
-
-class Again(Exception):
-    """A failure that may pass. `after`: seconds that the endpoint asks to wait."""
-
-    def __init__(self, reason: str, after: float | None = None) -> None:
-        super().__init__(reason)
-        self.after = after
 
 
 @dataclass(frozen=True)
@@ -128,67 +116,6 @@ class Endpoints:
 
 
 _OF: weakref.WeakKeyDictionary[Run, Endpoints] = weakref.WeakKeyDictionary()
-
-
-class Connection:
-    """One address with one key: its HTTP connections, how many requests are in flight, and how long it is held."""
-
-    def __init__(self, url: str, key: str) -> None:
-        self.url, self.key = url, key
-        self._change = threading.Condition()
-        self._bound: int | None = None
-        self._flying = 0
-        self._hold_until = 0.0
-        self._http: httpx.Client | None = None
-
-    def bound(self, concurrency: int) -> None:
-        """At most this many in flight, or fewer where another who asks here wants fewer."""
-        with self._change:
-            self._bound = concurrency if self._bound is None else min(self._bound, concurrency)
-
-    def hold(self, seconds: float) -> None:
-        """No new request for that long: the endpoint is busy, not one request difficult."""
-        self._hold_until = max(self._hold_until, time.monotonic() + seconds)
-
-    def enter(self, stop: threading.Event) -> None:
-        """Wait for room for one request. Raises Stopped when `stop` is set."""
-        while True:
-            with self._change:
-                while self._bound is not None and self._flying >= self._bound:
-                    if stop.is_set():
-                        raise Stopped
-                    self._change.wait(0.1)
-                if (wait := self._hold_until - time.monotonic()) <= 0:
-                    self._flying += 1
-                    return
-            if stop.wait(wait):
-                raise Stopped
-
-    def leave(self) -> None:
-        """The request is over."""
-        with self._change:
-            self._flying -= 1
-            self._change.notify()
-
-    def post(self, body: bytes, id: str, timeout: float) -> httpx.Response:
-        """Send one request. Raises Again for no connection and no answer, httpx.InvalidURL and UnsupportedProtocol
-        for an address that is none."""
-        with self._change:
-            if self._http is None:
-                self._http = httpx.Client(
-                    headers={"Authorization": f"Bearer {self.key}", "Content-Type": "application/json",
-                             "Accept": "application/json"},
-                    follow_redirects=True, limits=httpx.Limits(max_connections=None, max_keepalive_connections=None))
-        try:
-            return self._http.post(f"{self.url}/chat/completions", content=body,
-                                   headers={"X-Client-Request-Id": id},
-                                   timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)))
-        except httpx.UnsupportedProtocol:
-            raise
-        except httpx.TimeoutException:
-            raise Again(f"no answer in {timeout:g} s") from None
-        except (httpx.TransportError, httpx.DecodingError, httpx.TooManyRedirects) as error:
-            raise Again(f"no connection: {str(error) or type(error).__name__}") from None
 
 
 class Client:
@@ -282,13 +209,13 @@ class Client:
         """(reply, tokens in and out) of one request; None where it is to be sent anew without an option."""
         try:
             response = self._connection.post(body, id, self.settings.timeout)
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        except NoAddress as error:
             raise TrivetError(f"{self.url!r} is no address: {error}", field=f"{self.field}.by",
                               mend="give the endpoint's base, such as http://localhost:8000/v1") from None
-        if not response.is_success:
+        if not 200 <= response.status < 300:
             self._refused(response, sent, what)
             return None
-        value = _decoded(response)
+        value = _decoded(response.data)
         reply, tokens = _reply(value), _usage(value)
         if tokens[0] is None and self.settings.tokens is not None:
             raise TrivetError(f"{self.name} does not tell how many tokens it used: a budget of tokens can't be kept",
@@ -296,9 +223,9 @@ class Client:
                               mend=f"give a budget of requests instead: --{self.field}.requests N")
         return reply, tokens
 
-    def _refused(self, response: httpx.Response, sent: Mapping[str, Any], what: str) -> None:
+    def _refused(self, response: urllib3.BaseHTTPResponse, sent: Mapping[str, Any], what: str) -> None:
         """Sort a status that is no success: raises Again or TrivetError; returns where an option was left out."""
-        status, fault = response.status_code, _fault(response)
+        status, fault = response.status, _fault(response.data)
         said = self._without_key(fault["message"])
         codes = f"{fault['code']} {fault['type']}"
         if status == 429 and "insufficient_quota" in codes:
@@ -341,11 +268,11 @@ def check_endpoint(url: str, model: str | None, *, field: str) -> None:
                           mend=f"give its name there: --{field}.model NAME")
 
 
-def _decoded(response: httpx.Response) -> Any:
+def _decoded(data: bytes) -> Any:
     try:
-        return json.loads(response.content)
+        return json.loads(data)
     except (ValueError, RecursionError):
-        raise Again(f"no JSON: {response.content[:100]!r}") from None
+        raise Again(f"no JSON: {data[:100]!r}") from None
 
 
 def _reply(body: Any) -> Reply:
@@ -370,16 +297,16 @@ def _usage(body: Any) -> tuple[int | None, int | None]:
     return known[0], known[1]
 
 
-def _fault(response: httpx.Response) -> dict[str, str]:
+def _fault(data: bytes) -> dict[str, str]:
     """What an endpoint says of a failure, in any of the common forms: message, code, type, param."""
     try:
-        body = response.json()
+        body = json.loads(data)
     except (ValueError, RecursionError):
         body = None
     error = body.get("error", body) if isinstance(body, dict) else body
     inner = error if isinstance(error, dict) else {}
     message = inner.get("message") or inner.get("detail") or (error if isinstance(error, str) else None)
-    said = message if isinstance(message, str) else json.dumps(message) if message else response.text
+    said = message if isinstance(message, str) else json.dumps(message) if message else data.decode("utf-8", "replace")
     return {"message": said[:300].strip() or "nothing more",
             **{name: str(inner.get(name) or "") for name in ("code", "type", "param")}}
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trivet.generate.config import Sampling
-from trivet.generate.endpoint import Again, Client, Reply
+from trivet.generate.connection import Again
+from trivet.generate.endpoint import Client, Reply
 from trivet.generate.in_flight import ask_all
 from trivet.generate.kept import Keeping
 from trivet.generate.stops import cut
