@@ -12,30 +12,17 @@ of the returns' variance each explains at the end.
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
 import curves
 from common import load_average, options, report
-from trivet.config import EMBEDDED
 
 SIDES = {"head": "a head on the policy's pass", "separate": "weights of its own"}
 LAST = 3
 """Steps at the end of a run over which a critic is judged."""
-
-
-def one(side: str, seed: int, chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One run."""
-    settings = {"prompts": folder / "prompts.jsonl", "model": chosen.model, "critic": side, "seed": seed}
-    return curves.learn(folder / f"{side}-{seed}", settings, tokens=chosen.tokens, layers=chosen.layers,
-                        steps=chosen.steps)
 
 
 def figures(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -52,33 +39,11 @@ def figures(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         **{f"seconds_{side}": curves.interval(np.array([learning(r) for r in found])) for side, found in runs.items()}}
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Its own options."""
-    parser.add_argument("--model", help=f"a model's folder (default: {EMBEDDED}; --quick: a tiny random one)")
-    parser.add_argument("--seeds", type=int, default=4, help="runs a side")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--plot", type=Path, help="draw the curves into this file")
-
-
 def main() -> None:
-    """Both sides turn about, so that what changes on the machine meets both."""
-    load, chosen = load_average(), options(__doc__ or "", add)
-    chosen.tokens, chosen.layers = 24, 10
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        if chosen.quick:
-            from conftest import build_tiny
-
-            chosen.seeds, chosen.steps, chosen.tokens, chosen.layers = 2, 2, 6, 1
-            chosen.model = chosen.model or str(build_tiny(folder / "tiny"))
-        chosen.model = chosen.model or EMBEDDED
-        curves.write_prompts(folder / "prompts.jsonl")
-        runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-        for seed in range(chosen.seed, chosen.seed + chosen.seeds):
-            for side in SIDES:
-                runs[side].append(one(side, seed, chosen, folder))
-                print(f"{side}, seed {seed}: {runs[side][-1]['seconds']:.0f} s, "
-                      f"{[round(r, 2) for r in runs[side][-1]['rewards']]}", file=sys.stderr, flush=True)
+    """Run, compare, report."""
+    load, chosen = load_average(), options(__doc__ or "", partial(curves.own_options, steps=8))
+    with curves.prepared(chosen) as folder:
+        runs = curves.turn_about(chosen, folder, {side: {"critic": side} for side in SIDES})
     found = figures(runs)
     if chosen.plot:
         curves.plot(found, SIDES, "PPO's two critics", chosen.plot)

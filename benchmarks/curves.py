@@ -10,19 +10,22 @@ gains, with its 95% interval (Welch).
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import itertools
 import json
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from trivet.config import EMBEDDED
 from trivet.policy.config import PPOConfig
 from trivet.stages import STAGES, run_stage
 
@@ -31,6 +34,50 @@ TOPICS = ("a walk by the sea", "a small dog", "rain", "an old friend", "bread", 
           "the wind", "a lost key", "a good day", "a long road", "fire", "a bird", "salt")
 FORMS = ("Tell me about {}.", "Write a line on {}.", "What would you say of {}?")
 COLOURS = ("#1f5fa8", "#c65d00")
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+
+def own_options(parser: argparse.ArgumentParser, *, steps: int) -> None:
+    """The options of such a comparison. steps: of a run, by default."""
+    parser.add_argument("--model", help=f"a model's folder (default: {EMBEDDED}; --quick: a tiny random one)")
+    parser.add_argument("--seeds", type=int, default=4, help="runs a side")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--plot", type=Path, help="draw the curves into this file")
+
+
+@contextlib.contextmanager
+def prepared(chosen: argparse.Namespace) -> Iterator[Path]:
+    """A folder for the runs, with their prompts; `chosen` gets the model and the sizes, small ones for --quick."""
+    chosen.tokens, chosen.layers = 24, 10
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if chosen.quick:
+            from conftest import build_tiny
+
+            chosen.seeds, chosen.steps, chosen.tokens, chosen.layers = 2, 2, 6, 1
+            chosen.model = chosen.model or str(build_tiny(folder / "tiny"))
+        chosen.model = chosen.model or EMBEDDED
+        write_prompts(folder / "prompts.jsonl")
+        yield folder
+
+
+def turn_about(chosen: argparse.Namespace, folder: Path,
+               sides: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The runs of both sides, seed by seed, turn about, so that what changes on the machine meets both.
+
+    folder: of `prepared`. sides: the settings in which they differ, by name.
+    """
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for seed in range(chosen.seed, chosen.seed + chosen.seeds):
+        for side, settings in sides.items():
+            shared = {"prompts": folder / "prompts.jsonl", "model": chosen.model, "seed": seed}
+            found = learn(folder / f"{side}-{seed}", shared | dict(settings), tokens=chosen.tokens,
+                          layers=chosen.layers, steps=chosen.steps)
+            runs[side].append(found)
+            print(f"{side}, seed {seed}: {found['seconds']:.0f} s, {[round(r, 2) for r in found['rewards']]}",
+                  file=sys.stderr, flush=True)
+    return runs
 
 
 def short_words(samples: Any) -> list[float]:

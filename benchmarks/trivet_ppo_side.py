@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trivet.process import huge_pages
+
+huge_pages()  # as the command line does, before torch allocates anything
+
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 

@@ -16,30 +16,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import statistics
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
 import curves
 from common import load_average, options, report
 from peers import environment
-from trivet.config import EMBEDDED
 from trivet.models.source import resolve
 from vllm_server import FOR_ROLLOUTS, vllm_server
 
 SIDES = {"torch": "rollouts in this process", "vllm": "rollouts by vLLM"}
-
-
-def one(side: str, seed: int, url: str, chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One run."""
-    settings = {"prompts": folder / "prompts.jsonl", "model": chosen.model, "generate": side, "seed": seed,
-                "answers": 2, "prompt_baseline": True} | ({"url": url} if side == "vllm" else {})
-    return curves.learn(folder / f"{side}-{seed}", settings, tokens=chosen.tokens, layers=chosen.layers,
-                        steps=chosen.steps)
 
 
 def figures(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -73,34 +60,17 @@ def server(chosen: argparse.Namespace, folder: Path) -> Iterator[str]:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its own options."""
-    parser.add_argument("--model", help=f"a model's folder (default: {EMBEDDED}; --quick: a tiny random one)")
+    curves.own_options(parser, steps=6)
     parser.add_argument("--url", help="a running vLLM server of this model")
     parser.add_argument("--peer-env", type=Path, help="an environment that has vLLM (default: made here)")
-    parser.add_argument("--seeds", type=int, default=4, help="runs a side")
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--plot", type=Path, help="draw the curves into this file")
 
 
 def main() -> None:
-    """Both sides turn about, so that what changes on the machine meets both."""
+    """Run, compare, report."""
     load, chosen = load_average(), options(__doc__ or "", add)
-    chosen.tokens, chosen.layers = 24, 10
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        if chosen.quick:
-            from conftest import build_tiny
-
-            chosen.seeds, chosen.steps, chosen.tokens, chosen.layers = 2, 2, 6, 1
-            chosen.model = chosen.model or str(build_tiny(folder / "tiny"))
-        chosen.model = chosen.model or EMBEDDED
-        curves.write_prompts(folder / "prompts.jsonl")
-        runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-        with server(chosen, folder) as url:
-            for seed in range(chosen.seed, chosen.seed + chosen.seeds):
-                for side in SIDES:
-                    runs[side].append(one(side, seed, url, chosen, folder))
-                    print(f"{side}, seed {seed}: {runs[side][-1]['seconds']:.0f} s, "
-                          f"{[round(r, 2) for r in runs[side][-1]['rewards']]}", file=sys.stderr, flush=True)
+    with curves.prepared(chosen) as folder, server(chosen, folder) as url:
+        here = {"answers": 2, "prompt_baseline": True}
+        runs = curves.turn_about(chosen, folder, {"torch": here, "vllm": here | {"generate": "vllm", "url": url}})
     found = figures(runs)
     if chosen.plot:
         curves.plot(found, SIDES, "PPO with rollouts in this process and by vLLM", chosen.plot)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,3 +145,17 @@ def prompt_file(jsonl) -> Path:
     return jsonl("prompts.jsonl", [
         {"id": f"q{i}", "prompt": f"Question {i}: is {WORDS[i % 10]} {WORDS[(i + 3) % 10]}?", "reference": str(i)}
         for i in range(12)])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A running Chromium. TRIVET_CHROMIUM names one that is not on the path."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = os.environ.get("TRIVET_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs Chromium: apt-get install chromium, or TRIVET_CHROMIUM")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium,
+                                             args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        yield running
+        running.close()

@@ -15,7 +15,7 @@ import trivet
 SOURCE = Path(trivet.__file__).parent
 # Floors of docs/design.md, lowest first. A module may import its own package and lower floors only.
 FLOORS = [
-    {"errors", "intervals"},
+    {"errors", "intervals", "process"},
     {"artifacts"},
     {"config", "ledger"},
     {"runs"},
@@ -96,3 +96,15 @@ def test_public_face() -> None:
     assert len(trivet.__all__) <= 20
     with pytest.raises(AttributeError, match="no attribute"):
         _ = trivet.nothing_here
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("0", "0")])
+def test_a_command_asks_torch_for_large_pages_unless_told_otherwise(
+        given: str | None, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    if given is not None:
+        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", given)
+    code = ("import os, sys; from trivet.cli import main; main(['--version']); "
+            "print(os.environ['THP_MEM_ALLOC_ENABLE'], 'torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == [kept, "False"]

@@ -45,10 +45,10 @@ class Scale:
     last_layers: int | None = 6
     device: str = "cpu"
     # how many runs (overopt/plan.py)
-    seeds: int = 5
+    seeds: int = 7
     """Of each of Gao's curves, and of each planted hack in evaluation."""
-    clean_seeds: int = 7
-    tuning_clean: int = 4
+    clean_seeds: int = 9
+    tuning_clean: int = 6
     tuning_hacked: int = 3
     false_alarms: float = 0.05
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from trivet import __version__
 from trivet.errors import TrivetError
+from trivet.process import huge_pages
 
 ROAD = """\
 Trivet: from people's rankings to an aligned language model.
@@ -48,6 +49,7 @@ def help_text() -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 1 a condition of `evaluate --fail-if` holds, or `reward audit` or `guard check
     --fail-if-hacked` calls a reward gamed, 2 something for the user to mend, 130 interrupted."""
+    huge_pages()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]

@@ -85,10 +85,11 @@ def shipped() -> dict[str, Path]:
 
 
 def starter(name: str) -> str:
-    """The path of a file of the starter set: prompts, completions, rankings."""
+    """The path of a file of the starter set: prompts, completions, rankings, harmless."""
     path = Path(__file__).parent / "starter" / f"{name}.jsonl"
     if not path.is_file():
-        raise TrivetError(f"the starter set has no {name!r}", mend="use starter.prompts, .completions or .rankings")
+        raise TrivetError(f"the starter set has no {name!r}",
+                          mend="use starter.prompts, .completions, .rankings or .harmless")
     return str(path)
 
 

@@ -34,7 +34,7 @@ def gamed(tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 def test_sentence_stands_on_top(gamed: Page) -> None:
     question = gamed.text.index("Was the reward gamed? Probably. " + SENTENCE)
-    assert question < gamed.text.index("Held-out reward 0.01")  # before the findings
+    assert question < gamed.text.index("Reward on held-out prompts 0.01")  # before the findings
     assert "It ended the run and went back to step 6, the best by the held-out reward model: that is the " \
            "exported policy." in gamed.text
     assert re.search(r"From step 6 to step 12, in deviations of the first answers' scores, the reward "

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +13,6 @@ from trivet.report.config import ReportConfig
 from trivet.report.page import write_report
 
 pytestmark = pytest.mark.browser
-CHROMIUM = os.environ.get("TRIVET_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium, or TRIVET_CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM,
-                                             args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        yield running
-        running.close()
 
 
 def luminance(colour: str) -> float:

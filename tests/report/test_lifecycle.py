@@ -118,18 +118,18 @@ def test_without_an_evaluation_a_stage_says_its_own_gain(road) -> None:
     import shutil
 
     shutil.rmtree(road / "evaluate")
-    assert by_name(build(read_run(road)).stages)["ppo"].bought == "held-out reward +0.22 [0.07, 0.38]"
+    assert by_name(build(read_run(road)).stages)["ppo"].bought == "reward on held-out prompts +0.22 [0.07, 0.38]"
 
 
 def test_an_evaluation_outside_of_the_run_finds_the_stage_that_made_its_model(road, tmp_path) -> None:
     (road / "evaluate" / "results.json").rename(tmp_path / "results.json")
-    assert by_name(build(read_run(road)).stages)["ppo"].bought.startswith("held-out reward")
+    assert by_name(build(read_run(road)).stages)["ppo"].bought.startswith("reward on held-out prompts")
     assert "1 better" in by_name(build(read_run(road), more=[tmp_path]).stages)["ppo"].bought
     # of a model that the run did not make: said, but nobody's
     value = json.loads((tmp_path / "results.json").read_text())
     (tmp_path / "results.json").write_text(json.dumps(value | {"model": "somebody/elses"}))
     found = build(read_run(road), more=[tmp_path])
-    assert by_name(found.stages)["ppo"].bought.startswith("held-out reward")
+    assert by_name(found.stages)["ppo"].bought.startswith("reward on held-out prompts")
     assert any("1 better" in note for note in found.notes)
 
 
@@ -156,7 +156,7 @@ def test_an_evaluation_beside_no_base_does_not_hide_what_the_stage_gained(road) 
     assert "1 better" in by_name(build(read_run(road)).stages)["ppo"].bought
     (road / "evaluate" / "results.json").unlink()
     said = by_name(build(read_run(road)).stages)["ppo"].bought
-    assert said == "held-out reward +0.22 [0.07, 0.38]; 1 measures of ppo/policy, beside no base"
+    assert said == "reward on held-out prompts +0.22 [0.07, 0.38]; 1 measures of ppo/policy, beside no base"
 
 
 def test_a_run_that_was_moved_still_knows_its_models(road, tmp_path) -> None:

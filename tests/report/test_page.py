@@ -154,7 +154,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 def test_headline_says_gain_second_distance_length_accuracy_and_time(full: Page) -> None:
     for words in (
-        "Held-out reward rose by 0.80 deviations (95% interval 0.30 to 1.30)",
+        "Reward on held-out prompts rose by 0.80 deviations (95% interval 0.30 to 1.30)",
         "A second reward model, which the policy was not trained on, agrees: +0.40 (95% interval 0.10 to 0.70)",
         "By a reward model trained on other prompts", "4.20 nats", "Within the budget of 10 nats",
         "40.0 → 41.0 tokens", "No clear change in length (the interval includes zero): +1.0 tokens",
@@ -206,9 +206,9 @@ def test_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("ppo", "words", "tone"), [
-    ({"gain": (0.1, -0.2, 0.4)}, "No clear change: held-out reward moved by +0.10 deviations (95% interval −0.20 to "
-     "0.40), and this interval includes zero", "caution"),
-    ({"gain": (-0.5, -0.9, -0.1)}, "It got worse: held-out reward fell by 0.50 deviations", "caution"),
+    ({"gain": (0.1, -0.2, 0.4)}, "No clear change: reward on held-out prompts moved by +0.10 deviations (95% interval "
+     "−0.20 to 0.40), and this interval includes zero", "caution"),
+    ({"gain": (-0.5, -0.9, -0.1)}, "It got worse: reward on held-out prompts fell by 0.50 deviations", "caution"),
     ({"second": (0.1, -0.1, 0.3)}, "does not confirm it: +0.10 (95% interval −0.10 to 0.30), an interval that "
      "includes zero", "caution"),
     ({"second": (-0.1, -0.3, 0.1)}, "points the other way: −0.10", "caution"),
@@ -299,7 +299,7 @@ def test_unfinished_run_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
         file.write('{"step": 5, "sco')  # killed in the middle of a line
     stage(folder / "ppo2", "ppo", "stop: {steps: 7}\n", None, seconds=0.0)
     found = page(folder)
-    assert "So far, after 2 steps. Held-out reward rose by" in found.text
+    assert "So far, after 2 steps. Reward on held-out prompts rose by" in found.text
     assert "The stage ppo has no summary yet: step 4 of at most 4" in found.text
     assert "no step is logged yet" in found.text and found.text.count("(not finished)") == 2
 

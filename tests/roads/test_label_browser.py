@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,7 @@ from trivet.artifacts import Completion, Completions, Message, Prompt, Ranking, 
 from trivet.cli import main
 
 pytestmark = pytest.mark.browser
-CHROMIUM = os.environ.get("TRIVET_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 ITEMS = 10
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium, or TRIVET_CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM,
-                                             args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        yield running
-        running.close()
 
 
 @pytest.fixture

@@ -93,7 +93,6 @@ class Calibration(BaseModel):
         """Whether its threshold comes from runs."""
         return bool(self.maxima)
 
-
     def used(self, watched: Sequence[str]) -> dict[str, float]:
         """The signals that enter the statistic, of those a run has, and their weights.
 

@@ -149,11 +149,11 @@ class StopConfig(Part):
     seconds: float | None = Field(None, gt=0)
     """Wall time, interruptions not counted."""
     reward: float | None = None
-    """Mean held-out reward reached (normalised)."""
+    """Mean reward on held-out prompts reached (normalised)."""
     kl: float | None = Field(None, gt=0)
     """Budget in nats: the run ends before the update once a rollout's mean KL exceeds it."""
     plateau_patience: int | None = Field(None, ge=1)
-    """Evaluations without a better held-out reward."""
+    """Evaluations without a better reward on held-out prompts."""
     plateau_delta: float = Field(0.0, ge=0)
     """What counts as better."""
 

@@ -24,7 +24,7 @@ from trivet.guard.guard import Guard
 from trivet.judge.base import Sample
 from trivet.models.roles import Roles
 from trivet.policy.config import PPOConfig
-from trivet.policy.setup import Setup
+from trivet.policy.setup import Setup, member_name
 from trivet.policy.state import GuardState, PPOState, RewardScale
 from trivet.policy.stop import StopReason
 from trivet.runs import Run
@@ -136,7 +136,7 @@ class Guarded:
 
     def _panels(self, samples: Sequence[Sample], scores: Sequence[float]) -> list[tuple[float, ...]]:
         """For each answer what the reward and every member of the ensemble say, each in its own scale."""
-        others = [scale(self.setup.scores(member.reward, samples, f"guard.ensemble's member {k}"))
+        others = [scale(self.setup.scores(member.reward, samples, member_name(k)))
                   for k, (member, scale) in enumerate(zip(self.setup.ensemble, self.scales, strict=True), 1)]
         return list(zip(scores, *others, strict=True))
 

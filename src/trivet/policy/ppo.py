@@ -38,7 +38,7 @@ from trivet.policy.guarded import Guarded, Look, stop_of
 from trivet.policy.kl import kl_estimate, sequence_kl
 from trivet.policy.passes import Evaluated, evaluate_tokens
 from trivet.policy.rollout import Rollout, batch_indices, layout, make_rollout, share_out
-from trivet.policy.setup import Setup, prepare_models
+from trivet.policy.setup import Setup, member_name, prepare_models
 from trivet.policy.state import PPOState, RewardScale, fit_scale
 from trivet.policy.stop import StopState, first_met
 from trivet.policy.update import UpdateStats, make_optimizer, update
@@ -138,7 +138,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
             state = _first_scales(setup, config, state)
             guard.load(state.guard)
             state, _, first = watch(state, config.evaluation.samples)
-            say(f"held-out reward {first.reward:+.3f} before")
+            say(f"reward on held-out prompts {first.reward:+.3f} before")
             if guard.needs(state):
                 save(state)
         saved = state.step
@@ -160,7 +160,7 @@ def run(config: PPOConfig, run: Run) -> PPOSummary:
             if state.step % config.evaluation.every == 0 and not last:
                 state, verdict, found = watch(state, config.evaluation.during)
                 state = replace(state, heldout=(*state.heldout, found.reward))
-                print(f"step {state.step}: held-out reward {found.reward:+.3f}, kl {found.kl:.2f} nats, "
+                print(f"step {state.step}: reward on held-out prompts {found.reward:+.3f}, kl {found.kl:.2f} nats, "
                       f"{found.length:.0f} tokens", flush=True)
                 reason = stop_of(verdict)
                 if reason is not None:
@@ -297,11 +297,12 @@ def _first_scales(setup: Setup, config: PPOConfig, state: PPOState) -> PPOState:
     known = [state.scale, *(member.scale for member in setup.ensemble)]
     samples = _sample(setup, config, 1).samples if None in known else []
 
-    def fixed(reward: Reward, scale: RewardScale | None) -> RewardScale:
-        return scale or fit_scale(setup.scores(reward, samples, "the reward"))
+    def fixed(reward: Reward, scale: RewardScale | None, name: str) -> RewardScale:
+        return scale or fit_scale(setup.scores(reward, samples, name))
 
-    return replace(state, scale=fixed(setup.reward, state.scale), guard=replace(
-        state.guard, scales=tuple(fixed(member.reward, member.scale) for member in setup.ensemble)))
+    members = tuple(fixed(member.reward, member.scale, member_name(k)) for k, member in enumerate(setup.ensemble, 1))
+    return replace(state, scale=fixed(setup.reward, state.scale, "the reward"),
+                   guard=replace(state.guard, scales=members))
 
 
 def _check(setup: Setup, config: PPOConfig) -> None:
@@ -366,8 +367,7 @@ def _write_rollout(run: Run, record: StepRecord) -> None:
     write_rows(Path(run.path("rollouts", f"step-{record.step:05d}.jsonl")), [
         # a prompt may come twice in a step that spans two permutations: the place makes the id its own
         RolloutRow(id=f"{s.id}/{i}", step=record.step, messages=list(s.messages), completion=s.completion,
-                   score=record.scores[i], kl=record.kl[i], ended=record.ended[i],
-                   ref_logp=record.ref_logp[i],
+                   score=record.scores[i], kl=record.kl[i], ended=record.ended[i], ref_logp=record.ref_logp[i],
                    tokens=record.tokens[i], held_out=record.held_out[i], spread=record.spread[i])
         for i, s in enumerate(record.samples)])
 

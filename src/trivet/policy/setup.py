@@ -41,6 +41,11 @@ class Member:
     scale: RewardScale | None
 
 
+def member_name(k: int) -> str:
+    """What messages call the k-th of the ensemble, counted from 1."""
+    return f"guard.ensemble's member {k}"
+
+
 @dataclass
 class Setup:
     """What the loop works with."""

@@ -133,7 +133,7 @@ def restore(checkpoint: Path, roles: Roles, optimizer: torch.optim.Optimizer) ->
     kept: dict[str, Any] = torch.load(checkpoint / "state.pt", weights_only=True)
     restore_generators(kept["generators"])
     values = read_json(checkpoint / "state.json")
-    scale, guard = values["scale"], values.get("guard", {})
+    scale, guard = values["scale"], values["guard"]
     return PPOState(**values | {
         "heldout": tuple(values["heldout"]), "scale": RewardScale(**scale) if scale else None,
-        "guard": GuardState(**guard | {"scales": tuple(RewardScale(**s) for s in guard.get("scales", ()))})})
+        "guard": GuardState(**guard | {"scales": tuple(RewardScale(**s) for s in guard["scales"])})})

@@ -38,7 +38,7 @@ class StopCriteria(Protocol):
 
     @property
     def plateau_delta(self) -> float:
-        """What an improvement of the held-out reward must exceed to count."""
+        """What an improvement of the reward on held-out prompts must exceed to count."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def first_met(criteria: StopCriteria, state: StopState) -> StopReason | None:
 
     They are asked in this order: `steps`, `episodes` and `seconds` are met when reached; `reward` when the
     target is reached; `kl` when the budget is exceeded; `plateau` when the best of the last
-    `plateau_patience` held-out rewards is not better, by more than `plateau_delta`, than the best before
+    `plateau_patience` evaluations is not better, by more than `plateau_delta`, than the best before
     them. A figure that is None or NaN meets nothing.
 
     Raises ValueError if `plateau_patience` is below 1.

@@ -79,7 +79,7 @@ def own_figures(stage: StageRun) -> str:
     if stage.stage == "ppo":
         second = f", by the second reward {_gain(found['second_reward_gain'])}" if found.get("second_reward_gain") \
             else ""
-        return f"held-out reward {_gain(found['reward_gain'])}{second}"
+        return f"reward on held-out prompts {_gain(found['reward_gain'])}{second}"
     if stage.stage == "reward":
         if not found.get("accuracy"):
             return "a reward model, not evaluated"

@@ -42,10 +42,12 @@ def lead(run: RunFolder, ppo: StageRun | None, figures: Mapping[str, Any]) -> Fi
     size = f"{number(abs(gain['value']))} {unit(ppo)} ({span(gain)})"
     text = "" if ppo.summary is not None else f"So far, after {figures['steps']} steps. "
     text += {
-        "up": f"Held-out reward rose by {size}.", "down": f"It got worse: held-out reward fell by {size}.",
-        "none": f"No clear change: held-out reward moved by {number(gain['value'], sign=True)} {unit(ppo)} "
+        "up": f"Reward on held-out prompts rose by {size}.",
+        "down": f"It got worse: reward on held-out prompts fell by {size}.",
+        "none": f"No clear change: reward on held-out prompts moved by {number(gain['value'], sign=True)} {unit(ppo)} "
                 f"({span(gain)}), and this interval includes zero.",
-        "unknown": f"Held-out reward moved by {number(gain['value'], sign=True)} {unit(ppo)} ({span(gain)}).",
+        "unknown": f"Reward on held-out prompts moved by {number(gain['value'], sign=True)} {unit(ppo)} "
+                   f"({span(gain)}).",
     }[way]
     if second is None or read.same_reward(ppo):
         return Finding("", "", f"{text} That is the reward it was trained on, and no other one looked on: by itself "
@@ -104,7 +106,8 @@ def _reward_finding(figures: Mapping[str, Any]) -> Finding:
     text += "Below about ten prompts such an interval is too narrow. " if gain["n"] < 10 else ""
     if way == "up":
         text += "This is the very figure that PPO pushes up: a rise is what is to be expected, and no proof."
-    return Finding("Held-out reward", _change(figures, "reward"), text, "plain" if way == "up" else "caution")
+    tone = "plain" if way == "up" else "caution"
+    return Finding("Reward on held-out prompts", _change(figures, "reward"), text, tone)
 
 
 def _second_finding(run: RunFolder, ppo: StageRun, figures: Mapping[str, Any]) -> Finding:

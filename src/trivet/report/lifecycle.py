@@ -22,8 +22,9 @@ from trivet.report.read import RunFolder, StageRun, read_run
 from trivet.report.words import duration
 
 PHASES = {
-    "prompt": ("sample", "check"), "fine-tune": ("sft", "dpo"), "rank": ("pairs", "label"), "reward": ("reward",),
-    "PPO": ("ppo",), "compress": ("prune", "quantize", "distill", "compress"),
+    "prompt": ("sample", "check"), "fine-tune": ("sft", "dpo"), "rank": ("pairs", "label"),
+    "constitution": ("redteam", "revise", "prefer"), "reward": ("reward",), "PPO": ("ppo",),
+    "compress": ("prune", "quantize", "distill", "compress"),
     "evaluate": ("score", "audit", "evaluate"),
 }
 OTHER = "other"

@@ -28,7 +28,7 @@ _HIDDEN = {"schema_version", "fingerprint", "artifacts", "stage", "seconds"}
 _STOPS = {
     "steps": "the number of steps was reached", "episodes": "the number of answers was reached",
     "seconds": "the time was used up", "reward": "the target reward was reached",
-    "kl": "the KL budget was spent", "plateau": "the held-out reward no longer rose",
+    "kl": "the KL budget was spent", "plateau": "the reward on held-out prompts no longer rose",
     "guard": "the guard ended it",
 }
 
@@ -114,7 +114,7 @@ def _ppo_section(stage: StageRun) -> dict[str, Any]:
         ends = _ends([(s, i["value"]) for s, i in rewards]) if rewards else "not evaluated yet"
         drawn += [
             plots.draw(f"{name}-reward", "Reward by step", plots.reward_by_step(score, rewards, seconds, words),
-                  f"Line chart of reward by step; held-out reward {ends}.",
+                  f"Line chart of reward by step; on held-out prompts {ends}.",
                   "Bars are 95% intervals over prompts. Rollouts of a step are drawn before its update, from training "
                   "prompts." + (" The second reward is in its own scale." if seconds else "")),
             plots.draw(f"{name}-kl", "Distance from the reference by step", plots.kl_by_step(

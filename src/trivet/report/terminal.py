@@ -52,7 +52,7 @@ def print_figures(figures: dict[str, Any], page: Path) -> None:
 
     table = Table(title="what the run came to", title_justify="left", show_header=False, pad_edge=False)
     names = {
-        "reward_before": "held-out reward before", "reward_after": "held-out reward after",
+        "reward_before": "reward on held-out prompts before", "reward_after": "and after",
         "reward_gain": "gain, paired by prompt", "second_reward_gain": "gain by the second reward model",
         "length_gain": "change in length (tokens)", "kl": "KL to the reference (nats)",
         "reward_accuracy": "reward model's accuracy", "length_baseline": "best rule by length alone",

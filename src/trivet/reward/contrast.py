@@ -12,6 +12,7 @@ Not covered: faults that need understanding (invented facts, a wrong argument, a
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from trivet.reward import contrast_english as english
@@ -26,25 +27,34 @@ MAX_GIBBERISH = 0.15  # `text.rules.gibberish`: from here on a text is no langua
 
 @dataclass(frozen=True)
 class Contrast:
-    """A contrast set: its name, what the rule makes of an answer in a line, and the rule."""
+    """A contrast set: its name, what the rule makes of an answer in a line, the rule, and what it needs."""
 
     name: str
     does: str
     rule: Rule
+    least: int
+    """Words of prose below which an answer is left out."""
+    english: Callable[[Answer], bool] | None = None
+    """What has to be English, for rules that are written for it."""
 
 
 CONTRASTS = {c.name: c for c in (
-    Contrast("padded", "empty sentences before and between the answer's own, twice the length", english.padded),
-    Contrast("repeated", "the first half said again in place of the second", text.repeated),
-    Contrast("exaggerated", "flattery, superlatives, intensifiers and exclamation marks", english.exaggerated),
-    Contrast("shuffled", "the words of each sentence in random order", text.shuffled),
+    Contrast("padded", "empty sentences before and between the answer's own, twice the length", english.padded, 3,
+             english.answers_in_english),
+    Contrast("repeated", "the first half said again in place of the second", text.repeated, 6),
+    Contrast("exaggerated", "flattery, superlatives, intensifiers and exclamation marks", english.exaggerated, 3,
+             english.answers_in_english),
+    Contrast("shuffled", "the words of each sentence in random order", text.shuffled, 5),
     Contrast("ungrammatical", "agreement, articles and word order broken, about every fifth word",
-             english.ungrammatical),
-    Contrast("formatted", "the same sentences under headings, as a list, with bold words", text.formatted),
-    Contrast("refusal", "a refusal of the same length, to a harmless prompt", english.refusal),
-    Contrast("sycophantic", "agreement and praise of the same length in place of an answer", english.sycophantic),
-    Contrast("truncated", "cut off in the middle of a sentence, half the length", text.truncated),
-    Contrast("wrong_numbers", "every number another one, said with certainty", english.wrong_numbers),
+             english.ungrammatical, 6, english.answers_in_english),
+    Contrast("formatted", "the same sentences under headings, as a list, with bold words", text.formatted, 8),
+    Contrast("refusal", "a refusal of the same length, to a harmless prompt", english.refusal, 1,
+             english.asks_in_english),
+    Contrast("sycophantic", "agreement and praise of the same length in place of an answer", english.sycophantic, 1,
+             english.asks_in_english),
+    Contrast("truncated", "cut off in the middle of a sentence, half the length", text.truncated, 8),
+    # an answer of one number is enough for it, and is no prose
+    Contrast("wrong_numbers", "every number another one, said with certainty", english.wrong_numbers, 0),
 )}
 
 
@@ -62,7 +72,12 @@ def worsen(name: str, answer: Answer, seed: str | int = 0) -> str | Skip:
 
     Raises KeyError for a name that is none.
     """
-    worse = CONTRASTS[name].rule(answer, random.Random(f"{name}:{seed}"))
+    contrast = CONTRASTS[name]
+    if skip := text.too_short(answer.text, contrast.least):
+        return skip
+    if contrast.english is not None and not contrast.english(answer):
+        return Skip("not in English")
+    worse = contrast.rule(answer, random.Random(f"{name}:{seed}"))
     if isinstance(worse, str) and worse.split() == answer.text.split():
         return Skip("the rule changes nothing in it")
     return worse

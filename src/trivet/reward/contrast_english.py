@@ -13,18 +13,7 @@ import random
 import re
 from collections.abc import Sequence
 
-from trivet.reward.contrast_text import (
-    NOT_ENGLISH,
-    Answer,
-    Skip,
-    count,
-    english,
-    on_prose,
-    prose,
-    sentences,
-    to_length,
-    too_short,
-)
+from trivet.reward.contrast_text import Answer, Skip, count, english, on_prose, prose, sentences, to_length
 from trivet.text.manner import abstains, agrees, refuses
 
 # --- padded ---------------------------------------------------------------------------------------------
@@ -50,10 +39,6 @@ PADDING = (
 def padded(answer: Answer, rng: random.Random) -> str | Skip:
     """Empty sentences before and between the answer's own, until it is about twice as long."""
     text = answer.text.strip()
-    if skip := too_short(text, 3):
-        return skip
-    if not english(text):
-        return NOT_ENGLISH
     target = max(25, count(text))
     pool = list(PADDING[1:])
     rng.shuffle(pool)
@@ -100,10 +85,6 @@ _LIST_MARK = re.compile(r"(?:\A|\n)\s*\w{1,2}\Z")
 def exaggerated(answer: Answer, rng: random.Random) -> str | Skip:
     """Flattery in front, superlatives, intensifiers, cheers and exclamation marks."""
     text = answer.text.strip()
-    if skip := too_short(text, 3):
-        return skip
-    if not english(text):
-        return NOT_ENGLISH
 
     def change(part: str) -> str:
         part = _ADJECTIVE.sub(lambda m: _cased(SUPERLATIVES[m[0].lower()], m[0]), part)
@@ -145,10 +126,6 @@ FAULTS = {
 def ungrammatical(answer: Answer, rng: random.Random) -> str | Skip:
     """Agreement, articles and pronouns wrong, neighbouring words changed over: a fault about every fifth word."""
     text = answer.text.strip()
-    if skip := too_short(text, 6):
-        return skip
-    if not english(text):
-        return NOT_ENGLISH
     wanted = max(2, count(prose(text)) // 5)
     spots = sum(w.lower().strip(".,;:!?\"()") in FAULTS for w in prose(text).split())
     chance = min(1.0, wanted / spots) if spots else 0.0
@@ -235,6 +212,11 @@ def harmless(asked: str) -> bool:
     return not _HARM.search(asked.replace("’", "'"))
 
 
+def answers_in_english(answer: Answer) -> bool:
+    """Whether the answer is English."""
+    return english(answer.text)
+
+
 def asks_in_english(answer: Answer) -> bool:
     """Whether the user writes English. A short question may have one English word alone: then the answer counts."""
     return english(answer.asked) or (english(answer.asked, 0.0) and english(answer.text))
@@ -242,10 +224,6 @@ def asks_in_english(answer: Answer) -> bool:
 
 def refusal(answer: Answer, rng: random.Random) -> str | Skip:
     """A refusal of about the same length in place of an answer to a harmless prompt."""
-    if skip := too_short(answer.text, 1):
-        return skip
-    if not asks_in_english(answer):
-        return NOT_ENGLISH
     if not harmless(answer.asked):
         return Skip("the prompt may not be harmless")
     if refuses(answer.text) or abstains(answer.text):
@@ -284,10 +262,6 @@ _TURNED = {"i": "you", "me": "you", "my": "your", "mine": "yours", "i'm": "you'r
 
 def sycophantic(answer: Answer, rng: random.Random) -> str | Skip:
     """Agreement and praise without content, of about the same length, in place of the answer."""
-    if skip := too_short(answer.text, 1):
-        return skip
-    if not asks_in_english(answer):
-        return NOT_ENGLISH
     if agrees(answer.text):
         return Skip("the answer itself agrees, which may be right")
     first: Sequence[str] = AGREEMENT_FIRST

@@ -52,7 +52,6 @@ class Skip:
 
 
 Rule = Callable[[Answer, random.Random], "str | Skip"]
-NOT_ENGLISH = Skip("not in English")
 
 
 # --- looking at a text ----------------------------------------------------------------------------------
@@ -123,8 +122,6 @@ def to_length(pool: Sequence[str], target: int, rng: random.Random, first: Seque
 def repeated(answer: Answer, rng: random.Random) -> str | Skip:
     """The first half said again in place of the second: loops at the same length."""
     text = answer.text.strip()
-    if skip := too_short(text, 6):
-        return skip
     if _CODE.search(text):
         return Skip("holds code or a web address")
     parts = sentences(text)
@@ -156,8 +153,6 @@ def _joined(parts: Sequence[str], like: str) -> str:
 
 def shuffled(answer: Answer, rng: random.Random) -> str | Skip:
     """The words of each sentence in random order: the same words, the same length, no sense."""
-    if skip := too_short(answer.text, 5):
-        return skip
     result = on_prose(answer.text.strip(), lambda part: _each_sentence(part, lambda s: _shuffle(s, rng)))
     return Skip("its words can't be put in another order") if result == answer.text.strip() else result
 
@@ -189,8 +184,6 @@ def _shuffle(sentence: str, rng: random.Random) -> str:
 def formatted(answer: Answer, rng: random.Random) -> str | Skip:
     """The same sentences under headings, as a list, with bold words: marks that say nothing."""
     text = answer.text.strip()
-    if skip := too_short(text, 8):
-        return skip
     if _MARKED.search(text):
         return Skip("has marks of formatting of its own")
     if "```" in text:
@@ -221,8 +214,6 @@ def _bold(sentence: str, rng: random.Random) -> str:
 def truncated(answer: Answer, rng: random.Random) -> str | Skip:
     """Cut off in the middle of a sentence, after about half of the words."""
     text = answer.text.strip()
-    if skip := too_short(text, 8):
-        return skip
     gaps = [m.start() for m in re.finditer(r"\s+", text)]
     if len(gaps) < 7:  # a script without spaces
         gaps = list(range(1, len(text)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -38,16 +38,14 @@ def read_answers(path: Path) -> tuple[Kind, list[HeldOut], dict[str, int]]:
     left_out: Counter[str] = Counter()
     found: list[HeldOut] = []
     if kind == "preferences":
-        pairs = [r for r in rows if isinstance(r, Preference)]
-        for members in _together(pairs, [r.prompt_id for r in pairs]):
-            text = _winner(members)
+        for pairs in _together((r for r in rows if isinstance(r, Preference)), lambda r: r.prompt_id):
+            text = _winner(pairs)
             if text is None:
                 left_out["no answer is better than another"] += 1
             else:
-                found.append(HeldOut(members[0].prompt_id, tuple(members[0].prompt), text))
+                found.append(HeldOut(pairs[0].prompt_id, tuple(pairs[0].prompt), text))
     elif kind == "rankings":
-        rankings = [r for r in rows if isinstance(r, Ranking)]
-        for ranked in _together(rankings, [r.id for r in rankings]):
+        for ranked in _together((r for r in rows if isinstance(r, Ranking)), lambda r: r.id):
             text = _best_ranked(ranked)
             if text is None:
                 left_out["every answer failed"] += 1
@@ -78,11 +76,11 @@ def _kind(path: Path) -> tuple[Kind, type[Row]]:
                       mend="give the held-out pairs of `trivet pairs`, rankings, or answers of `trivet sample`")
 
 
-def _together(rows: Sequence[T], ids: Sequence[str]) -> list[list[T]]:
-    """Rows of one id, in the order in which the ids first appear."""
+def _together(rows: Iterable[T], key: Callable[[T], str]) -> list[list[T]]:
+    """Rows of one key, in the order in which the keys first appear."""
     found: dict[str, list[T]] = {}
-    for row, key in zip(rows, ids, strict=True):
-        found.setdefault(key, []).append(row)
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
     return list(found.values())
 
 
