@@ -1718,6 +1718,8 @@ EVALUATIONS = [
     Case("evaluate", "negative retries", lambda p: p.evaluate("--judge.retries", "-1"), "field 'judge.retries'"),
     Case("evaluate", "no requests in flight", lambda p: p.evaluate("--judge.concurrency", "0"), "judge.concurrency"),
     Case("evaluate", "no votes", lambda p: p.evaluate("--judge.votes", "0"), "field 'judge.votes'"),
+    Case("evaluate", "votes of a model that says the same each time",
+         lambda p: p.evaluate("--grader.by", p.tiny, "--grader.votes", "5"), "field 'grader.votes'"),
     Case("evaluate", "unknown setting in YAML",
          lambda p: ["--config", p.text("e.yaml", "suites: [attacks]\njudge:\n  who: me\n"), *p.evaluate()],
          "e.yaml:3, field 'judge.who'"),

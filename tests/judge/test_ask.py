@@ -73,6 +73,7 @@ def test_kinds(by, kind) -> None:
     (dict(by="http://:99999/v1", model="m"), "no address"),
     (dict(by="runs/not/there"), "as a judge"),
     (dict(by=" "), "no judge is given"),
+    (dict(by="math:sqrt", votes=3), "nothing to vote on"), (dict(by="owner/name", votes=2), "nothing to vote on"),
 ])
 def test_bad_settings_are_found_out_before_anything_is_loaded(settings, words, tmp_path) -> None:
     with pytest.raises(TrivetError, match=words) as caught:

@@ -190,4 +190,5 @@ def test_the_probability_is_that_of_the_last_verdict() -> None:
 def test_the_prompt_asks_for_reasons() -> None:
     text = word(pair("x", "y"), think=True, as_json=True).text
     assert '{"reasoning": "…", "verdict": "A"}' in text and "answer B" in text.rsplit("\n\n", 1)[1]
-    assert word(single("x"), think=True).text.endswith("So the answer is yes, or: So the answer is no.")
+    alone = word(single("x"), think=True).text
+    assert alone.endswith("verdict is asked for afterwards.") and "So the" not in alone

@@ -105,11 +105,15 @@ def check(settings: Judging, *, field: str = "judge") -> None:
     """Find out, without torch and without asking anything, whether the settings name a judge.
 
     field: what the settings are called in messages, `judge` or `grader`. Raises TrivetError for a function that can't
-    be imported, an endpoint without a model's name, a folder that is none.
+    be imported, an endpoint without a model's name, a folder that is none; for votes of what does not vary.
     """
     if settings.by is None:
         return
     kind = kind_of(settings.by)
+    if settings.votes > 1 and kind != "endpoint" and not settings.think:
+        raise TrivetError(f"{settings.by} would say the same each time: there is nothing to vote on",
+                          field=f"{field}.votes", mend=f"leave --{field}.votes out, or have a model reason first: "
+                          f"--{field}.think")
     if kind == "function":
         load_function(settings.by, field=f"{field}.by")
         if settings.think:

@@ -100,7 +100,7 @@ def word(case: Case, *, longest: int = LONGEST, as_json: bool = False, think: bo
 
 
 def closing(labels: tuple[str, str]) -> str:
-    """What a judge that reasons says before its label: the label is read, or replied, behind it."""
+    """What is put behind a local judge's reasons: its label is read after these words."""
     return "So the better answer is" if labels == ("A", "B") else "So the answer is"
 
 
@@ -119,8 +119,9 @@ def _reply(labels: tuple[str, str], as_json: bool, think: bool) -> str:
         return (f"Let's think step by step: in a few sentences, {reasons}. The verdict comes after that. Reply with "
                 f'this JSON object and nothing else: {{"reasoning": "…", "verdict": "{first}"}}, or with "{second}" as '
                 "the verdict.")
-    return (f"Let's think step by step: say first, in a few sentences, {reasons}. Then close with the words: "
-            f"{closing(labels)} {first}, or: {closing(labels)} {second}.")
+    # no form of a verdict is shown: small models copy it, and give no reasons
+    return (f"Let's think step by step: in a few sentences, {reasons}. Give your reasons alone: the verdict is asked "
+            "for afterwards.")
 
 
 def _block(name: str, tag: str, text: str) -> str:
