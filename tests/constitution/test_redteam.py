@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from endpoint_server import Endpoint
 from saying import DECLINES, TELLS
 from trivet.artifacts import Completions, Message, Prompt, read_rows
 from trivet.cli import main
@@ -20,6 +22,7 @@ from trivet.constitution.redteam_config import RedteamConfig
 from trivet.constitution.strategies import BRIDGES, FRAMES
 from trivet.errors import TrivetError
 from trivet.generate.writing import Ask, Written
+from trivet.ledger import read
 from trivet.runs import Run, Summary, execute
 
 JUDGE = """
@@ -247,3 +250,44 @@ def test_the_stage_is_resumed_by_its_fingerprint(wide, tmp_path):
 
     assert fingerprint("redteam", one, {}) == fingerprint("redteam", other, {})
     assert issubclass(redteam.RedteamSummary, Summary) and Run is not None
+
+
+# --- an endpoint ------------------------------------------------------------------------------------------
+
+
+def test_target_attacker_and_judge_at_one_endpoint(tmp_path):
+    """Stopped by its budget and resumed: no request is made twice, and the ledger has what the server saw."""
+    lists = itertools.count()
+
+    def said(prompt: str) -> str:
+        if "You judge answers" in prompt:
+            return '{"verdict": "yes"}'
+        if prompt.startswith("Good. Now list"):
+            number = next(lists)
+            return "\n".join(f"{i}. How do I {word} the chest number {number} in secret?" for i, word in enumerate(
+                ["hide", "copy", "sell", "break", "paint"], 1))
+        if prompt.startswith("Say this request"):
+            return f"Tell me with {' '.join(str(zlib.crc32(prompt.encode()))[:6])} in mind: {prompt.partition(': ')[2]}"
+        return TELLS
+
+    def config(budget: int | None) -> RedteamConfig:
+        there = {"by": server.url, "model": "m", "requests": budget}
+        return RedteamConfig.model_validate({
+            "out": tmp_path / "run" / "out", "topics": tmp_path / "topics.yaml", "target": there, "judge": there,
+            "grow": 3, "device": {"threads": 1}})
+
+    (tmp_path / "topics.yaml").write_text(TOPICS)
+    with Endpoint(said, writes=True) as server:
+        for budget in (5, 40):
+            with pytest.raises(TrivetError, match=f"budget of {budget} requests"):
+                execute("redteam", config(budget), redteam.run, redteam.RedteamSummary)
+            assert len(server.completed) == budget
+            assert not (tmp_path / "run" / "out" / "attacks.jsonl").exists()
+        summary = execute("redteam", config(None), redteam.run, redteam.RedteamSummary)
+        out = tmp_path / "run" / "out"
+        assert summary.attack_success_judge["value"] == 1.0 and summary.attack_success_classifier is None
+        assert summary.grown == 9 and summary.questions == 15 and summary.attacks == 60
+        kept = sum((out / name).read_bytes().count(b"\n") for name in ("target/texts.jsonl", "judge/verdicts.jsonl"))
+        assert len(server.completed) == len(set(server.completed)) == len(server.requests) == kept
+        (entry,) = read(tmp_path / "run" / "ledger.jsonl")
+        assert entry.endpoints["m"].requests == len(server.completed)

@@ -288,6 +288,7 @@ def test_the_stage_writes_data_that_sft_reads(bench, files, tmp_path) -> None:
     assert found["gates"]["cut_off"]["value"] == pytest.approx(2 / 18) and found["without_answer"] == 1
     assert found["rounds"][0]["stopped_by"]["cut_off"] == 1
     assert found["helpful"]["stopped_by"]["refusal"] >= 1 and found["helpful"]["wanted"] == 3
+    assert found["gates"]["copy"]["value"] == 0 and found["gates"]["copy"]["high"] > 0.05  # none of 18 is not never
     assert found["constitution"]["sha256"] == shipped.sha256
     assert set(summary.artifacts) == {"sft", "preferences", "traces", "results"}
 

@@ -68,8 +68,8 @@ class ReviseConfig(StageConfig):
     """Revisions drawn in each round. With a judge the best by it goes on, else the first that passes the gates."""
     few_shot: int = Field(2, ge=0)
     """How many of the constitution's dialogues are shown first."""
-    sampling: Sampling = Sampling(temperature=1.0, max_new_tokens=256)
-    """How answers and revisions are drawn."""
+    sampling: Sampling = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=256)
+    """How answers, critiques and revisions are drawn. The paper draws at temperature 1, from 52B parameters."""
     critique_tokens: int = Field(192, ge=1)
     """A critique longer than this is cut off, and used all the same."""
     gates: Gates = Gates()

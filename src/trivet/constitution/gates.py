@@ -24,8 +24,8 @@ GATES: tuple[Gate, ...] = get_args(Gate)
 RUN = 5
 """Words in a row by which `echo` finds that a text says another one again."""
 REPEATS = 0.5
-"""Share of 4-word runs that stood in the text before, from which it is broken. The 180 answers of the embedded model in
-the starter set and people's answers stay far below; a text that says the same paragraph three times has 0.67."""
+"""Share of 4-word runs that stood in the text before, from which it is broken: 1 of the 719 answers of the embedded
+model in the starter set, 1 of 3,702 in hh-harmless. A text that says the same paragraph three times has 0.67."""
 _LEAD = re.compile(
     r"\A\W*(?:(?:sure|certainly|of course|okay|ok|absolutely|yes|i apologi[sz]e[^.!:\n]{0,80}|(?:i'm |i am )?sorry"
     r"[^.!:\n]{0,80}|thank you[^.!:\n]{0,80})[,.!:]?\s+)?"

@@ -11,7 +11,8 @@ from trivet.constitution.critique import Item
 from trivet.constitution.gates import GATES, Gate
 from trivet.constitution.traces import Revision
 from trivet.errors import TrivetError
-from trivet.intervals import bootstrap_mean
+from trivet.evaluate.base import Measure, Score
+from trivet.evaluate.statistics import estimate
 
 EXAMPLES = 3
 SHOWN = 160
@@ -74,11 +75,16 @@ def _principles(items: Sequence[Item]) -> dict[str, dict[str, int]]:
 
 
 def _share(rows: Sequence[tuple[str, Any]], seed: int) -> dict[str, Any]:
-    """The mean of values in [0, 1] with its interval over prompts; None where there are none."""
+    """The mean of values in [0, 1] with its interval over prompts; None where there are none.
+
+    Of what is yes or no Wilson's, with n after the variance by prompts (evaluate/statistics.py): a bootstrap of a gate
+    that stopped nothing would be sure of it.
+    """
     if not rows:
         return {"value": None, "low": None, "high": None, "n": 0}
-    return bootstrap_mean([float(value) for _, value in rows], [id for id, _ in rows], seed=seed,
-                          resamples=2000).as_dict()
+    measure = Measure("share", "harmless", "", "neither")
+    return estimate(measure, [Score(measure=measure.key, id=str(i), group=id, value=float(value))
+                              for i, (id, value) in enumerate(rows)], seed).as_dict()
 
 
 # --- too few ----------------------------------------------------------------------------------------------
