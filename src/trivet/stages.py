@@ -61,7 +61,7 @@ STAGES = {s.name: s for s in (
           ("attacks", "train", "heldout", "answers", "scores", "questions", "results", "table"),
           typed="constitution redteam", finish="trivet.constitution.redteam_table:finish"),
     Stage("revise", "answers critiqued and revised by principles: data for sft",
-          "trivet.constitution.config:ReviseConfig", "trivet.constitution.revise:run",
+          "trivet.constitution.revise_config:ReviseConfig", "trivet.constitution.revise:run",
           "trivet.constitution.revise:ReviseSummary", ("sft", "preferences", "traces", "results"),
           typed="constitution revise", finish="trivet.constitution.revise_table:finish"),
     Stage("sft", "fine-tune a model on answers", "trivet.policy.config:SFTConfig",

@@ -228,3 +228,8 @@ steps:
     main(["run", str(recipe), "--out", str(tmp_path / "run")])
     parts = [read_rows(tmp_path / f"run/pairs/{side}.jsonl", Preference) for side in ("train", "heldout")]
     assert sum(map(len, parts)) == 60 and all(p.source and p.label < 1 for part in parts for p in part)
+
+
+def test_the_shipped_principles_are_part_of_what_a_run_is_found_by(tmp_path: Path) -> None:
+    config = PreferConfig(prompts=tmp_path / "prompts.jsonl", judge=Judging(by="http://127.0.0.1:1/v1", model="m"))
+    assert config.input_contents() == {"constitution": load_constitution(None).sha256}

@@ -12,9 +12,9 @@ from trivet.artifacts import Message, Preference, Prompt, read_rows
 from trivet.cli import main
 from trivet.constitution import critique as rounds_module
 from trivet.constitution import revise
-from trivet.constitution.config import Gates, ReviseConfig
 from trivet.constitution.critique import Item, Rounds, best, critique_turns, revision_turns, weigh
 from trivet.constitution.principles import Constitution, Principle, load_constitution
+from trivet.constitution.revise_config import Gates, ReviseConfig
 from trivet.constitution.traces import Revision, Trace, Tuning
 from trivet.data.supervised import read_conversations
 from trivet.errors import TrivetError

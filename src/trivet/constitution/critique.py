@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from trivet.artifacts import Message, Prompt
 from trivet.constitution import gates
-from trivet.constitution.config import Gates, ReviseConfig
 from trivet.constitution.gates import Gate
 from trivet.constitution.principles import Constitution, Principle
+from trivet.constitution.revise_config import Gates, ReviseConfig
 from trivet.constitution.traces import Revision, Round
 from trivet.evaluate.capability import judge_answer
 from trivet.generate.config import Sampling

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from trivet.artifacts import sha256_file
 from trivet.config import EMBEDDED, Device, StageConfig
 from trivet.generate.config import Sampling, Writing
 from trivet.judge.config import Judging
@@ -73,8 +72,11 @@ class PreferConfig(StageConfig):
         return self
 
     def input_contents(self) -> dict[str, str]:
-        """The hash of the file in which a judge's function stands. Raises TrivetError where it can't be imported."""
-        from trivet.judge.function import function_source
+        """The constitution's own hash (also where it is the shipped one), and that of a judge's function's file.
 
-        source = None if self.judge.by is None else function_source(self.judge.by, "judge.by")
-        return {} if source is None else {"judge.source": sha256_file(source)}
+        Raises TrivetError for a constitution that does not fit, and a function that can't be imported.
+        """
+        from trivet.constitution.principles import load_constitution
+        from trivet.judge.function import function_sources
+
+        return {"constitution": load_constitution(self.constitution).sha256} | function_sources(judge=self.judge)

@@ -87,10 +87,7 @@ class RedteamConfig(StageConfig):
         Raises TrivetError for a function that can't be imported.
         """
         from trivet.constitution.questions import SHIPPED
-        from trivet.judge.function import function_source
+        from trivet.judge.function import function_sources
 
         found = {"topics.shipped": sha256_file(SHIPPED)} if self.seeded and self.topics is None else {}
-        for field, settings in (("judge", self.judge), ("classifier", self.classifier)):
-            if settings.by is not None and (source := function_source(settings.by, f"{field}.by")) is not None:
-                found[f"{field}.source"] = sha256_file(source)
-        return found
+        return found | function_sources(judge=self.judge, classifier=self.classifier)

@@ -15,9 +15,9 @@ from typing import Any
 from trivet import __version__
 from trivet.artifacts import Message, Preference, Prompt, read_rows, write_json, write_rows
 from trivet.constitution import gates
-from trivet.constitution.config import RESULTS, ReviseConfig
 from trivet.constitution.critique import Item, Rounds, refused, weigh
 from trivet.constitution.principles import Constitution, load_constitution
+from trivet.constitution.revise_config import RESULTS, ReviseConfig
 from trivet.constitution.revise_rates import require_survivors, results
 from trivet.constitution.traces import Revision, Trace, Tuning
 from trivet.errors import TrivetError

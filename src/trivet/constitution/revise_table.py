@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from trivet.artifacts import read_json
-from trivet.constitution.config import RESULTS, ReviseConfig
 from trivet.constitution.gates import GATES
+from trivet.constitution.revise_config import RESULTS, ReviseConfig
 
 WORDS = {
     "empty": "no letter or digit", "cut_off": "not ended by the model", "broken": "a loop, gibberish, or said twice",

@@ -88,7 +88,7 @@ class EvaluateConfig(StageConfig):
         Raises TrivetError as `catalogue.chosen` does, and for a function that can't be imported.
         """
         from trivet.evaluate.catalogue import chosen, data_files
-        from trivet.judge.function import function_source
+        from trivet.judge.function import function_sources
 
         files = data_files(chosen(self.suites, self.data)[0], self.data)
         found = {f"data.{f.name}": sha256_file(f) for f in files}
@@ -97,7 +97,4 @@ class EvaluateConfig(StageConfig):
         for name in self.lm_eval:
             if name.endswith((".yaml", ".yml")) and (path := Path(name).expanduser()).is_file():
                 found[f"lm_eval.{name}"] = sha256_file(path)
-        for field, settings in (("judge", self.judge), ("grader", self.grader)):
-            if settings.by is not None and (source := function_source(settings.by, f"{field}.by")) is not None:
-                found[f"{field}.source"] = sha256_file(source)
-        return found
+        return found | function_sources(judge=self.judge, grader=self.grader)

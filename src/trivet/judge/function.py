@@ -13,6 +13,7 @@ from trivet.errors import TrivetError
 from trivet.judge.ask import call, kind_of
 from trivet.judge.cache import Keep, gather
 from trivet.judge.cases import Case
+from trivet.judge.config import Judging
 from trivet.judge.rewards import load_function
 
 CHUNK = 64  # cases a call: what an interruption costs at most
@@ -69,9 +70,16 @@ def source_file(function: Callable[..., Any]) -> Path | None:
     return Path(file) if file is not None and Path(file).is_file() else None
 
 
-def function_source(by: str, field: str) -> Path | None:
-    """The file of the function that a judge's setting names; None where it names something else, or has no file.
+def function_sources(**judges: Judging) -> dict[str, str]:
+    """The sha256 of the file in which a judge's function stands, as `FIELD.source`; for a stage's fingerprint.
 
-    Raises TrivetError for a function that can't be imported.
+    judges: settings by field. Those that name no function, or one without a file, give nothing. Raises TrivetError
+    for a function that can't be imported.
     """
-    return source_file(load_function(by, field=field)) if kind_of(by) == "function" else None
+    found = {}
+    for field, settings in judges.items():
+        if settings.by is not None and kind_of(settings.by) == "function":
+            file = source_file(load_function(settings.by, field=f"{field}.by"))
+            if file is not None:
+                found[f"{field}.source"] = sha256_file(file)
+    return found

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from trivet.artifacts import sha256_file
 from trivet.config import EMBEDDED, Device, Part, StageConfig
 from trivet.generate.config import EndpointSettings, Sampling, Writing
 from trivet.judge.config import Judging
@@ -97,14 +96,11 @@ class ReviseConfig(StageConfig):
         return self
 
     def input_contents(self) -> dict[str, str]:
-        """The constitution's own hash, and that of the file in which a judge's function stands.
+        """The constitution's own hash (also where it is the shipped one), and that of a judge's function's file.
 
         Raises TrivetError for a constitution that does not fit, and a function that can't be imported.
         """
         from trivet.constitution.principles import load_constitution
-        from trivet.judge.function import function_source
+        from trivet.judge.function import function_sources
 
-        found = {"constitution": load_constitution(self.constitution).sha256}
-        if self.judge.by is not None and (source := function_source(self.judge.by, "judge.by")) is not None:
-            found["judge.source"] = sha256_file(source)
-        return found
+        return {"constitution": load_constitution(self.constitution).sha256} | function_sources(judge=self.judge)
