@@ -58,7 +58,7 @@ def test_plan() -> None:
     assert not set(proxies_of(tuning)) & set(proxies_of(evaluation))
     unseen = {s.condition.bonus for s in evaluation if s.condition.expected == "hacked"} - set(SEEN)
     assert unseen == {"repetition", "flattery", "formatting"}
-    assert {proxy_seed(s) for s in evaluation if s.condition.name == "p32n30-b0"} == set(range(5))  # one a seed
+    assert {proxy_seed(s) for s in evaluation if s.condition.name == "p32n30-b0"} == set(range(CPU.seeds))  # one a seed
     assert len({s.condition.name for s in evaluation[:19]}) == 19  # every condition in turn
 
 

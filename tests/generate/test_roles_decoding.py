@@ -10,7 +10,7 @@ from models.test_lower import trunk
 from trivet.generate import decoding as roads
 from trivet.generate.config import Sampling
 from trivet.generate.decoding import StaticDecoding, decoding
-from trivet.generate.lean import LeanStep, _product
+from trivet.generate.lean import FEW, LeanStep, _product
 from trivet.generate.static_cache import SlotCache
 from trivet.generate.torch_engine import TorchEngine
 from trivet.models.lora_linear import FusedLinear
@@ -55,7 +55,8 @@ def test_policy_and_reference_of_a_shared_trunk_take_the_lean_step(tiny_model_fo
 
 
 @torch.no_grad()
-def test_adapters_of_a_bfloat16_trunk_are_cast_once(tiny_model_folder) -> None:
+@pytest.mark.parametrize(("rows", "by"), [(FEW + 1, "mm"), (FEW, "linear"), (1, "mm")])
+def test_adapters_of_a_bfloat16_trunk_are_cast_once(tiny_model_folder, rows, by) -> None:
     roles = trunk(tiny_model_folder, None)
     with roles.model("policy") as model:
         layer = next(m for m in model.modules() if isinstance(m, FusedLinear))
@@ -67,10 +68,11 @@ def test_adapters_of_a_bfloat16_trunk_are_cast_once(tiny_model_folder) -> None:
             seen.update((func.__name__, a.dtype) for a in args if isinstance(a, torch.Tensor))
             return func(*args, **(kwargs or {}))
 
-    columns = torch.randn(layer.in_features, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
+    columns = torch.randn(layer.in_features, rows, generator=torch.Generator().manual_seed(0)).bfloat16()
     with Watch():
         out = product(columns, None)
-    assert seen == {("mm", torch.bfloat16), ("addmm", torch.bfloat16)}
+    assert {dtype for _, dtype in seen} == {torch.bfloat16}  # nothing is cast
+    assert {name for name, _ in seen} & {"mm", "addmm", "linear"} == {"mm", "addmm", by}
     expected = layer(columns.t()).t()
     assert out.dtype == torch.bfloat16
     assert (out - expected).abs().max() <= 0.02 * expected.abs().max()
