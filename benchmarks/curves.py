@@ -171,7 +171,8 @@ def plot(found: Mapping[str, Any], labels: Mapping[str, str], title: str, path: 
         axis.fill_between(steps, [r["low"] for r in rows], [r["high"] for r in rows], color=colour, alpha=0.15, lw=0)
         for run in found[f"runs_{side}"]:
             axis.plot(steps, run, color=colour, lw=0.7, alpha=0.4)
-    axis.set(xlabel="PPO steps", ylabel="reward on held-out prompts", title=f"{title}: permutation p = {found['p']:.2f}")
+    axis.set(xlabel="PPO steps", ylabel="reward on held-out prompts",
+             title=f"{title}: permutation p = {found['p']:.2f}")
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
