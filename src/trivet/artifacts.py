@@ -157,6 +157,11 @@ class RolloutRow(Row):
 R = TypeVar("R", bound=Row)
 
 
+def text_digest(text: str) -> bytes:
+    """The sha256 of a text, be it half a surrogate pair: what seeded draws and orders go by."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
 def text_id(value: Any) -> str:
     """A short stable id of any JSON value."""
     data = json.dumps(value, sort_keys=True, ensure_ascii=False, default=lambda m: m.model_dump())

@@ -7,7 +7,6 @@ both orders, which shows how far the judge goes by the place of an answer, and t
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import random
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from trivet.artifacts import Completions, Message, Preference, text_id
+from trivet.artifacts import Completions, Message, Preference, text_digest, text_id
 from trivet.constitution.prefer_config import Combine
 from trivet.constitution.principles import Constitution
 from trivet.data.importers import read_preferences
@@ -145,7 +144,7 @@ def _ordered(name: str, one: str, other: str, seed: int) -> tuple[str, str]:
 
 
 def _digest(seed: int, text: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()
+    return text_digest(f"{seed}\0{text}")
 
 
 def judged_by_people(path: Path, limit: int | None, seed: int) -> tuple[list[Pair], Counter[str]]:

@@ -19,7 +19,6 @@ from typing import Any
 
 from trivet import __version__
 from trivet.artifacts import (
-    Completion,
     Completions,
     Message,
     Prompt,
@@ -35,7 +34,7 @@ from trivet.constitution.prefer_config import PreferConfig
 from trivet.constitution.principles import Constitution, load_constitution
 from trivet.errors import TrivetError
 from trivet.generate.endpoint import Endpoints
-from trivet.generate.writing import Ask, check_writer, make_writer
+from trivet.generate.writing import answers, check_writer, make_writer
 from trivet.judge.ask import check, make_judge
 from trivet.judge.cache import Kept
 from trivet.runs import Run, Summary
@@ -169,16 +168,7 @@ def _answered(config: PreferConfig, prompts: Sequence[Prompt], compute: Compute,
     """The target's answers to the prompts; and its weights, where it is its own judge."""
     writer = make_writer(config.target, compute, seed=config.seed, folder=run.path("answers"), count=run.meter.count,
                          endpoints=Endpoints.of(run), field="target")
-    written = iter(writer([Ask(p.id, tuple(p.messages), n) for p in prompts for n in range(config.answers)],
-                          config.sampling))
-    sampling = config.sampling.model_dump()
-    rows = []
-    for p in prompts:
-        answers = [next(written) for _ in range(config.answers)]
-        rows.append(Completions(id=p.id, messages=p.messages, reference=p.reference, tags=p.tags, completions=[
-            Completion(id=f"{p.id}/{n}", text=w.text, model=writer.name, ended=w.ended, tokens=w.tokens,
-                       sampling=sampling)
-            for n, w in enumerate(answers)]))
+    rows = answers(writer, prompts, config.answers, config.sampling)
     loaded = writer.loaded if config.target.by == config.judge.by else {}
     del writer
     gc.collect()  # else the target's weights make room for the judge's

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from trivet.artifacts import Message
+from trivet.artifacts import Message, text_digest
 from trivet.config import Part, config_error, load_yaml
 from trivet.errors import TrivetError
 from trivet.judge.cases import Criterion
@@ -172,5 +172,4 @@ def _file_error(error: ValidationError, file: Path, lines: dict[tuple[Any, ...],
 
 def _exponential(text: str) -> float:
     """A draw from the exponential distribution of rate 1, from the text's hash."""
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    return -math.log((int.from_bytes(digest[:8], "big") + 0.5) / 2**64)
+    return -math.log((int.from_bytes(text_digest(text)[:8], "big") + 0.5) / 2**64)

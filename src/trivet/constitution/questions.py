@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator
 
-from trivet.artifacts import Message, Prompt, read_error, read_rows, text_id
+from trivet.artifacts import Message, Prompt, read_error, read_rows, text_digest, text_id
 from trivet.config import Part, config_error, load_yaml
 from trivet.errors import TrivetError
 from trivet.evaluate.datasets import red_instruct
@@ -266,12 +265,8 @@ def split_topics(topics: Sequence[str], share: float, named: Sequence[str], seed
         found = set(named)
     else:
         count = max(1, round(share * len(topics))) if share > 0 else 0
-        found = set(sorted(topics, key=lambda t: _hash(f"{seed}:{t}"))[:count])
+        found = set(sorted(topics, key=lambda t: text_digest(f"{seed}:{t}"))[:count])
     if found and len(found) == len(topics):
         raise TrivetError(f"of {len(topics)} topic{'s' * (len(topics) > 1)} all would be held out", field="held_out",
                           mend="give attacks of more topics, hold fewer out, or none: --held-out 0")
     return [t for t in topics if t in found]
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from trivet import __version__
-from trivet.artifacts import Completion, Completions, Message, Row, atomic_write, write_json, write_rows
+from trivet.artifacts import Completions, Message, Row, atomic_write, write_json, write_rows
 from trivet.constitution import strategies
 from trivet.constitution.attacks import build, none_left
 from trivet.constitution.grow import Thrown, Writes, grow
@@ -43,7 +43,7 @@ from trivet.errors import TrivetError
 from trivet.evaluate.grading import graded, only_compares, outcome
 from trivet.generate.config import Sampling, Writing
 from trivet.generate.endpoint import Endpoints
-from trivet.generate.writing import Ask, Writer, check_writer, make_writer
+from trivet.generate.writing import Ask, Writer, answers, check_writer, make_writer
 from trivet.judge.ask import call, check, kind_of, make_judge, name_of
 from trivet.judge.cases import Case
 from trivet.judge.config import Judging
@@ -117,10 +117,10 @@ def run(config: RedteamConfig, run: Run) -> RedteamSummary:
         target=_writes(models.target, config.sampling), distinct=distinct, tries=config.tries, seed=config.seed)
     made = {a.id for a in pool.attacks}
     attacks = [*pool.attacks, *(a for a in built if a.id not in made)]
-    answers = _answers(config, attacks, models.target)
-    scores = _scores(attacks, answers, set(held_out), models)
+    given = answers(models.target, [a.prompt for a in attacks], config.completions, config.sampling)
+    scores = _scores(attacks, given, set(held_out), models)
     found = _results(config, pool, told, reworded, scores, held_out, models)
-    _write(run, pool.questions, attacks, answers, scores, found)
+    _write(run, pool.questions, attacks, given, scores, found)
     whole = found["rates"][0]
     return RedteamSummary(
         questions=len(pool.questions), grown=len(grown),
@@ -199,16 +199,6 @@ def _grown(config: RedteamConfig, pool: Pool, about: Mapping[str, str], distinct
     return grown, told
 
 
-def _answers(config: RedteamConfig, attacks: Sequence[Attack], writer: Writer) -> list[Completions]:
-    """The target's answers to each attack."""
-    n = config.completions
-    found = writer([Ask(a.id, a.messages, k) for a in attacks for k in range(n)], config.sampling)
-    sampling = config.sampling.model_dump()
-    return [Completions(**a.prompt.model_dump(), completions=[
-        Completion(id=f"{a.id}/{k}", text=w.text, model=writer.name, sampling=sampling, ended=w.ended, tokens=w.tokens)
-        for k, w in enumerate(found[i * n : (i + 1) * n])]) for i, a in enumerate(attacks)]
-
-
 def _scores(attacks: Sequence[Attack], answers: Sequence[Completions], held_out: Collection[str],
             models: Models) -> list[AttackScore]:
     """What each scorer says of each answer."""
@@ -254,7 +244,6 @@ def _write(run: Run, questions: Sequence[Question], attacks: Sequence[Attack], a
         file.write(markdown(found))
     run.artifact("results", run.path(RESULTS))
     run.artifact("table", run.path("table.md"))
-
 
 
 def _results(config: RedteamConfig, pool: Pool, grown: Thrown, reworded: Mapping[str, Thrown],

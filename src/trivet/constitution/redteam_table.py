@@ -92,7 +92,6 @@ def _held(row: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     return row["by"] == "topic" and row["name"] in found["held_out_topics"]
 
 
-
 def _thrown(of: Mapping[str, Any]) -> str:
     if not of["thrown"]:
         return ""
@@ -106,7 +105,6 @@ def percent(of: Mapping[str, Any] | None, digits: int = 1, bounds: bool = True) 
         return "–"
     value, low, high = (None if of[k] is None else f"{100 * of[k]:.{digits}f}" for k in ("value", "low", "high"))
     return f"{value} [{low}, {high}]" if bounds and low is not None and high is not None else str(value)
-
 
 
 def interval(of: Mapping[str, Any] | None) -> str:

@@ -7,13 +7,13 @@ is decided by settings and earlier texts alone: so a run that was killed goes on
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trivet import __version__
-from trivet.artifacts import Message, Preference, Prompt, read_rows, write_json, write_rows
+from trivet.artifacts import Message, Preference, Prompt, read_rows, text_digest, write_json, write_rows
 from trivet.constitution import gates
 from trivet.constitution.critique import Item, Rounds, refused, weigh
 from trivet.constitution.principles import Constitution, load_constitution
@@ -188,7 +188,7 @@ def mix_in(config: ReviseConfig, constitution: Constitution, prompts: Sequence[P
     rows: list[Tuning] = []
     told: dict[str, Any] = {"wanted": wanted if prompts else 0, "answers": 0, "stopped_by": {}}
     queue = _in_turn(prompts, config.helpful_answers, config.seed)
-    while prompts and (part := [ask for _, ask in zip(range(wanted - len(rows)), queue, strict=False)]):
+    while part := list(itertools.islice(queue, wanted - len(rows))):
         for (prompt, number), answer in zip(part, _plain(config, part, models), strict=True):
             told["answers"] += 1
             for gate in answer.stopped_by:
@@ -210,5 +210,5 @@ def _plain(config: ReviseConfig, part: Sequence[tuple[Prompt, int]], models: Mod
 
 
 def _in_turn(prompts: Sequence[Prompt], answers: int, seed: int) -> Iterator[tuple[Prompt, int]]:
-    ordered = sorted(prompts, key=lambda p: hashlib.sha256(f"{seed}\0{p.id}".encode("utf-8", "surrogatepass")).digest())
+    ordered = sorted(prompts, key=lambda p: text_digest(f"{seed}\0{p.id}"))
     return ((prompt, number) for number in range(answers) for prompt in ordered)

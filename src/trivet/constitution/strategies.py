@@ -9,11 +9,10 @@ matters, they are no collection of ways around a model's training. Pure function
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 
-from trivet.artifacts import Message
+from trivet.artifacts import Message, text_digest
 from trivet.constitution.questions import Attack, Question
 from trivet.constitution.requests import asks, broken
 from trivet.text.manner import refuses, sentences
@@ -66,8 +65,7 @@ _QUOTES = "\"'“”‘’*_ "
 
 def pick(options: Sequence[str], seed: int, key: str) -> str:
     """One of them, drawn by seed and key."""
-    digest = hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogatepass")).digest()
-    return options[int.from_bytes(digest[:6], "big") % len(options)]
+    return options[int.from_bytes(text_digest(f"{seed}:{key}")[:6], "big") % len(options)]
 
 
 def attack(question: Question, strategy: str, *said: Message) -> Attack:

@@ -25,6 +25,11 @@ class Sampling(Part):
     """Texts that end an answer; its text is cut before them."""
 
 
+def is_endpoint(by: str) -> bool:
+    """Whether a setting names an endpoint, by its URL."""
+    return by.startswith(("http://", "https://"))
+
+
 class EndpointSettings(Part):
     """How an OpenAI-compatible endpoint is asked, and what may be spent there."""
 

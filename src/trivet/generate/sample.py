@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trivet.artifacts import Completion, Completions, Prompt, json_lines, read_rows, write_rows
+from trivet.artifacts import Completions, Prompt, json_lines, read_rows, write_rows
 from trivet.data.chat import context_length, ensure_template, prompt_ids, require_room, stop_token_ids
 from trivet.errors import TrivetError
 from trivet.generate.base import Generated
 from trivet.generate.config import SampleConfig, Sampling
 from trivet.generate.stops import cut
 from trivet.generate.torch_engine import TorchEngine
+from trivet.generate.writing import Written, answered
 from trivet.models.source import load_causal_lm, load_tokenizer, resolve
 from trivet.runs import Run, Summary
 from trivet.training.device import prepare
@@ -91,13 +92,8 @@ def run(config: SampleConfig, run: Run) -> SampleSummary:
 def completed(prompt: Prompt, group: list[Generated], tokenizer: object, model: str,
               sampling: Sampling) -> Completions:
     """A prompt with its answers as an artifact row."""
-    return Completions(
-        id=prompt.id, messages=prompt.messages, reference=prompt.reference, tags=prompt.tags,
-        completions=[
-            Completion(id=f"{prompt.id}/{j}", text=text_of(tokenizer, g, sampling.stop), model=model, ended=g.ended,
-                       tokens=len(g.token_ids), sampling=sampling.model_dump())
-            for j, g in enumerate(group)
-        ])
+    return answered(prompt, [Written(text_of(tokenizer, g, sampling.stop), g.ended, len(g.token_ids)) for g in group],
+                    model, sampling)
 
 
 def _whole_rows(path: object, prompts: list[Prompt]) -> list[Completions]:

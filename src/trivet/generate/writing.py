@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from trivet.artifacts import Message, Row
+from trivet.artifacts import Completion, Completions, Message, Prompt, Row
 from trivet.errors import TrivetError
-from trivet.generate.config import Sampling, Writing
+from trivet.generate.config import Sampling, Writing, is_endpoint
 from trivet.generate.endpoint import Endpoints, check_endpoint
 from trivet.generate.kept import Keeping, Lines
 from trivet.training.progress import bar
@@ -174,9 +174,18 @@ def _sha256(value: Any) -> bytes:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
 
 
-def is_endpoint(by: str) -> bool:
-    """Whether a setting names an endpoint by its URL, not a model."""
-    return by.startswith(("http://", "https://"))
+def answered(prompt: Prompt, texts: Sequence[Written], model: str, sampling: Sampling) -> Completions:
+    """A prompt with texts that answer it, as a row of completions. model: its name."""
+    return Completions(
+        id=prompt.id, messages=prompt.messages, reference=prompt.reference, tags=prompt.tags,
+        completions=[Completion(id=f"{prompt.id}/{k}", text=w.text, model=model, sampling=sampling.model_dump(),
+                                ended=w.ended, tokens=w.tokens) for k, w in enumerate(texts)])
+
+
+def answers(writer: Writer, prompts: Sequence[Prompt], n: int, sampling: Sampling) -> list[Completions]:
+    """n answers of the writer to each prompt. Raises as the writer does."""
+    found = writer([Ask(p.id, tuple(p.messages), k) for p in prompts for k in range(n)], sampling)
+    return [answered(p, found[i * n : (i + 1) * n], writer.name, sampling) for i, p in enumerate(prompts)]
 
 
 def check_writer(settings: Writing, *, field: str) -> None:

@@ -7,13 +7,13 @@ evaluations, whose prompts are fixed, with themselves, paired by prompt. Their s
 
 from __future__ import annotations
 
-import hashlib
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from trivet.artifacts import text_digest
 from trivet.errors import TrivetError
 from trivet.guard.base import Signal, Source, StepRecord
 from trivet.guard.detector import Direction, Shift
@@ -391,4 +391,4 @@ def _quantile(values: Sequence[float], share: float) -> float:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return text_digest(text).hex()[:16]

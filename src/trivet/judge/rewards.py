@@ -23,6 +23,7 @@ from typing import Any
 
 from trivet.artifacts import read_json
 from trivet.errors import TrivetError
+from trivet.generate.config import is_endpoint
 from trivet.judge.base import Reward, Sample
 from trivet.judge.calibration import Calibration
 
@@ -38,7 +39,7 @@ class Term:
 
     @property
     def kind(self) -> str:
-        if self.spec.startswith(("http://", "https://")):
+        if is_endpoint(self.spec):
             return "http"
         if re.fullmatch(r"[\w.]+:[\w.]+", self.spec) and not os.path.exists(self.spec):
             return "function"
