@@ -109,7 +109,7 @@ def read_examples(path: Path, tokenizer: Any, max_length: int, *, setting: str) 
     into pieces of `max_length` tokens, and every token of it is to learn. Raises TrivetError naming file and line.
     """
     if path.suffix == ".txt":
-        texts = [(1, _plain_text(path))]
+        texts = [(1, plain_text(path))]
     else:
         texts = [(line, row["text"]) for line, row in json_lines(path) if "text" in row]
     if not texts:
