@@ -31,7 +31,7 @@ HELD_OUT = 0.2
 
 
 def default_text(purpose: Literal["calibration", "held-out"]) -> Path:
-    """Text that comes with Trivet: to calibrate the starter set's prompts with their answers, held out prose of its own.
+    """Text that comes with Trivet: to calibrate the starter set's prompts with answers, held out its own prose.
 
     The answers were sampled from the embedded model and are as weak as it is; about 50,000 tokens.
     """

@@ -127,7 +127,8 @@ def read_examples(path: Path, tokenizer: Any, max_length: int, *, setting: str) 
     return found
 
 
-def _plain_text(path: Path) -> str:
+def plain_text(path: Path) -> str:
+    """The words of a file. Raises TrivetError where it can't be read, or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
