@@ -57,6 +57,8 @@ class LocalEngine(Engine, Protocol):
 
     batch_size: int
     """Answers at work at once."""
+    stops: frozenset[int]
+    """Tokens that end an answer; none: each is as long as its limit, as a measurement of speed wants it."""
     progress: Callable[[int], None] | None
     """Told how many more answers are finished."""
 
