@@ -7,6 +7,7 @@ the source's (KL) takes the source's whole distributions: its process writes the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,14 +54,18 @@ def measure(subject: Subject, loaded: LoadedEngine, config: TradeoffConfig, plan
                 raise
             absent[name] = error.what
 
+    def answers() -> list[Score]:
+        subject.answer(ANSWERS, plan.prompts, config.sampling)
+        return []  # the reward model scores them, when all have answered
+
     if plan.documents:
         part("perplexity", lambda: text.run(subject, plan.documents, asked))
     if distributions is not None:
         part("KL", lambda: _distance(loaded, plan.documents, config.kl_tokens, distributions, source))
     for suite, items in plan.suites.items():
-        part(suite.name, lambda suite=suite, items=items: suite.load().run(subject, items, asked))
+        part(suite.name, partial(suite.load().run, subject, items, asked))
     if plan.prompts:
-        part("answers", lambda: subject.answer(ANSWERS, plan.prompts, config.sampling) and [])
+        part("answers", answers)
     write_json(subject.folder / ABSENT, absent)
     write_rows(subject.folder / SCORES, scores)
 

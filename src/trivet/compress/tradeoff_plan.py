@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +38,10 @@ class Plan:
     notes: list[str]
 
 
-def plan(config: TradeoffConfig) -> Plan:
-    """What is asked. Raises TrivetError for files, suites and data that do not fit; loads no model."""
+def plan(config: TradeoffConfig, tokenizer: Any = None) -> Plan:
+    """What is asked. tokenizer: its chat template writes out the conversations of `text`; without it they stand bare.
+
+    Raises TrivetError for files, suites and data that do not fit; loads no model."""
     if OWN_TEXT in config.suites:
         raise TrivetError("the suite 'text' is what perplexity comes from anyway", field="suites",
                           mend="leave it out; --text gives other text")
@@ -47,7 +51,7 @@ def plan(config: TradeoffConfig) -> Plan:
                          config.seed) for suite in suites}
     said = [f"The suite {name} is left out: {why}" for name, why in left_out.items()]
     said += notes([*suites, *([SUITES[OWN_TEXT]] if config.text is None else [])], config.data)
-    found = text.read(asked) if config.text is None else _documents(config.text)
+    found = text.read(asked) if config.text is None else _documents(config.text, tokenizer)
     return Plan(draw(found, config.limit, config.seed), _prompts(config), items, said)
 
 
@@ -70,23 +74,25 @@ def _prompts(config: TradeoffConfig) -> list[Prompt]:
 
 def draw_rows(rows: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     """`count` prompts by the seed, in their order."""
-    import random
-
     kept = set(random.Random(seed).sample(range(len(rows)), count))
     return [row for i, row in enumerate(rows) if i in kept]
 
 
-def _documents(path: Path) -> list[Document]:
+def _documents(path: Path, tokenizer: Any) -> list[Document]:
     """The texts of a file, each once; a plain text file is parted at its empty lines."""
-    from trivet.data.corpus import plain_words, read_texts
+    from trivet.data.chat import chat_text
+    from trivet.data.corpus import read_texts
 
     found: dict[str, Document] = {}
     for each in read_texts(path):
-        words = plain_words(each)
-        parts = [p.strip() for p in words.split("\n\n")] if path.suffix == ".txt" else [words]
-        for part in parts:
-            if part:
-                found.setdefault(text_id(part), Document(text_id(part), part))
+        if each.messages is None:
+            parts = re.split(r"\n\s*\n", each.words) if path.suffix == ".txt" else [each.words]
+            found |= {text_id(p.strip()): Document(text_id(p.strip()), p.strip()) for p in parts if p.strip()}
+        else:
+            words = "\n\n".join(m.content for m in each.messages) if tokenizer is None else \
+                chat_text(tokenizer, each.messages, open_answer=each.messages[-1].role != "assistant")
+            name = text_id(each.messages)
+            found[name] = Document(name, words)
     return list(found.values())
 
 

@@ -29,8 +29,8 @@ VERSION = 1
 PERPLEXITY, REWARD_KEY = "capable.perplexity", "helpful.reward"
 REWARD = Measure("reward", "helpful", "reward of answers to held-out prompts", "higher", share=False,
                  unit="as the reward model gives it")
-REFUSALS_KEPT = Measure("refusals_kept", "harmless", "unsafe requests that the source declined, declined still, by rule",
-                        "higher", tested=False)
+REFUSALS_KEPT = Measure("refusals_kept", "harmless", "of the unsafe requests that the source declined, declined still, "
+                        "by rule", "higher", tested=False)
 KL = Measure("kl", "capable", "distance of the next token's distribution from the source's (KL)", "lower", share=False,
              unit="nats per token", tested=False)
 SAME_TOKEN = Measure("same_token", "capable", "places where the likeliest token is the source's", "higher",
@@ -176,7 +176,7 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(value=statistics.median(values), low=min(values), high=max(values), n=len(values))
 
 
-def timed(batch: int, prompt: int, new_tokens: int, rounds: Mapping[int, tuple[float, float]],
+def figures(batch: int, prompt: int, new_tokens: int, rounds: Mapping[int, tuple[float, float]],
           source: Mapping[int, tuple[float, float]] | None) -> Timed:
     """A workload's figures from (seconds to the first token, seconds in all) by round; `source`: the source's.
 

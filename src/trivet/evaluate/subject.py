@@ -45,8 +45,8 @@ def open_tokenizer(name: str, plain_template: bool) -> tuple[ModelSource, Any]:
 def no_template(model: str | Path) -> TrivetError:
     """The error of a model without a chat template."""
     return TrivetError("this model has no chat template: it was not tuned to answer", file=model, field="model",
-                       mend="give an instruction-tuned model, put its chat_template.jinja into the folder, or go on in a "
-                       "plain User:/Assistant: form with --plain-template")
+                       mend="give an instruction-tuned model, put its chat_template.jinja into the folder, or go on in "
+                       "a plain User:/Assistant: form with --plain-template")
 
 
 class Subject:
