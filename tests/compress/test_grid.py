@@ -41,11 +41,12 @@ def test_rounding_is_what_is_done_by_hand(grid: Grid) -> None:
     weight[2] = weight[2].abs()  # a lopsided one
     found = round_to_nearest(weight, grid)
     size = grid.group or 24
-    expected = [sum((by_hand(row[i : i + size].tolist(), grid) for i in range(0, 24, size)), []) for row in weight]
-    # a weight that lies in the middle of two numbers may go either way: float32 here, float64 there
+    expected = [[w for i in range(0, 24, size) for w in by_hand(row[i : i + size].tolist(), grid)] for row in weight]
+    # a weight in the middle of two numbers (a symmetric group's largest negative one always is) may go either way:
+    # float32 here, float64 there
     step = found.scales.float().repeat_interleave(size, 1)
     off = (found.weight() - torch.tensor(expected)).abs()
-    assert (off < 1e-4 * step).float().mean() > 0.98 and bool((off < 1.001 * step).all())
+    assert (off < 1e-4 * step).float().mean() > 0.9 and bool((off < 1.001 * step).all())
     assert found.codes.dtype == torch.int8 and found.scales.dtype == getattr(torch, grid.scales)
     assert int(found.codes.min()) >= -(2 ** (grid.bits - 1)) and int(found.codes.max()) < 2 ** (grid.bits - 1)
     assert torch.equal(found.weight()[1], torch.zeros(24))
@@ -183,7 +184,7 @@ def test_what_was_trained_is_what_rounding_saves(tiny_model_folder) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
     computed = {n: m.weight.detach().clone() for n, m in linear_layers(model).items()}
     detach(model)
@@ -194,7 +195,7 @@ def test_what_was_trained_is_what_rounding_saves(tiny_model_folder) -> None:
 
 def test_what_can_not_be_quantized_is_refused(tiny_model_folder, make_tiny, tmp_path) -> None:
     model = load_causal_lm(resolve(str(tiny_model_folder)), torch.float32, "cpu")
-    with pytest.raises(TrivetError, match=r"q_proj: a row of 32 is no multiple of the group of 24(.|\n)*one of 32, 16, 8"):
+    with pytest.raises(TrivetError, match=r"q_proj: a row of 32 is no multiple(.|\n)*one of 32, 16, 8"):
         attach(model, Grid(group=24))
     gpt2 = load_causal_lm(resolve(str(make_tiny(tmp_path / "gpt2", "gpt2"))), torch.float32, "cpu")
     with pytest.raises(TrivetError, match="hold no Linear layers"):
