@@ -89,6 +89,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "llama_model_free": (None, [c.c_void_p]),
     "llama_model_get_vocab": (c.c_void_p, [c.c_void_p]),
     "llama_model_n_ctx_train": (c.c_int32, [c.c_void_p]),
+    "llama_model_ftype": (c.c_int, [c.c_void_p]),
     "llama_vocab_n_tokens": (c.c_int32, [c.c_void_p]),
     "llama_vocab_eos": (c.c_int32, [c.c_void_p]),
     "llama_vocab_eot": (c.c_int32, [c.c_void_p]),
@@ -167,6 +168,11 @@ class Model:
         self.context = int(self.library.llama_model_n_ctx_train(self.pointer))
 
     @property
+    def is_float32(self) -> bool:
+        """Whether the file says that all its weights are float32."""
+        return int(self.library.llama_model_ftype(self.pointer)) & 1023 == 0  # above: guessed, not said
+
+    @property
     def ends(self) -> frozenset[int]:
         """The file's end tokens: of a text, and of a turn."""
         found = (self.library.llama_vocab_eos(self.vocab), self.library.llama_vocab_eot(self.vocab))
@@ -201,6 +207,8 @@ class Context:
         params.n_ctx, params.n_seq_max, params.n_batch, params.n_ubatch = places, sequences, READ, READ
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = kept
+        if kept == F32:
+            params.flash_attn_type = 0  # its fused attention rounds to float16 on the way
         params.kv_unified = True  # sequences share places: a prompt is copied by naming its places, not by moving them
         _said.clear()
         self.pointer: int | None = self.library.llama_init_from_model(model.pointer, params)

@@ -154,32 +154,21 @@ def load_gguf(file: Path, compute: Compute, batch_size: int) -> LoadedEngine:
     model = llama_cpp.Model(file)
     try:
         tokenizer = _tokenizer(file)
-        if len(tokenizer) > model.tokens:
-            raise TrivetError(f"the tokenizer beside it has {len(tokenizer)} tokens, the file {model.tokens}",
+        if max(tokenizer.vocab_size, tokenizer.eos_token_id + 1) > model.tokens:
+            raise TrivetError(f"its tokenizer has {tokenizer.vocab_size} tokens, its embeddings {model.tokens}",
                               file=file, field="model", mend="put the tokenizer that belongs to the file beside it")
     except TrivetError:
         model.close()
         raise
     stops = frozenset({int(tokenizer.eos_token_id)}) | _configured_ends(file.parent, model)
-    engine = LlamaCppEngine(model, stops, threads=compute.threads, batch_size=batch_size, exact=_is_float32(file),
+    engine = LlamaCppEngine(model, stops, threads=compute.threads, batch_size=batch_size, exact=model.is_float32,
                             tokenizer=tokenizer)
     return LoadedEngine(engine, tokenizer, "gguf", model.context, stops)
 
 
 def _tokenizer(file: Path) -> Any:
-    if (file.parent / "tokenizer.json").is_file():
-        return load_tokenizer(ModelSource(str(file), file.parent))
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except Exception as error:  # of a file that it does not know it raises anything
-        raise TrivetError(f"the tokenizer inside this file does not load: {str(error).splitlines()[0][:300]}",
-                          file=file, field="model",
-                          mend="put tokenizer.json and tokenizer_config.json beside it") from None
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    beside = (file.parent / "tokenizer.json").is_file()
+    return load_tokenizer(ModelSource(str(file), file.parent), inside=None if beside else file.name)
 
 
 def _configured_ends(folder: Path, model: llama_cpp.Model) -> frozenset[int]:
@@ -190,13 +179,3 @@ def _configured_ends(folder: Path, model: llama_cpp.Model) -> frozenset[int]:
     found = read_json(file).get("eos_token_id")
     return frozenset([found] if isinstance(found, int) else found or [])
 
-
-def _is_float32(file: Path) -> bool:
-    from gguf import GGUFReader
-    from gguf.constants import GGMLQuantizationType
-
-    try:
-        return all(t.tensor_type == GGMLQuantizationType.F32 for t in GGUFReader(file).tensors)
-    except ValueError as error:
-        raise TrivetError(f"this GGUF file does not read: {error}", file=file, field="model",
-                          mend="export or fetch it anew") from None
