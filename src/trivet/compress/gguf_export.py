@@ -48,7 +48,8 @@ class Exported:
     notes: tuple[str, ...]
 
 
-def export_gguf(source: ModelSource, folder: Path, kind: GGUFType = "Q8_0", *, embeddings: Embeddings = "8") -> Exported:
+def export_gguf(source: ModelSource, folder: Path, kind: GGUFType = "Q8_0", *,
+                embeddings: Embeddings = "8") -> Exported:
     """Write `model.gguf` into a folder, with the tokenizer's files beside it, and read it back.
 
     embeddings: Q8_0, or `keep` them in float16; where `kind` is no quantized type they are of that type. An adapter is

@@ -18,7 +18,8 @@ UNKNOWN = "default"
 """llama.cpp's own way of splitting, where it has none that is known to be the model's."""
 PROBES = (
     "What is 1,234 + 56789? It's 58,023, I'd say.", "Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich.",
-    "def f(x):\n    return x  # a tab\tand   spaces\n\n\n", "これは日本語です。 Привет, мир! 🙂👍", "  leading and trailing  ",
+    "def f(x):\n    return x  # a tab\tand   spaces\n\n\n",
+    "これは日本語です。 Привет, мир! 🙂👍", "  leading and trailing  ",
     "don't WE'LL they've 3.14 10^6 a_b-c/d\\e <b>&amp;</b>",
 )
 """Texts that tokenizers split in different ways: digits, apostrophes, white space, other scripts."""
@@ -46,8 +47,9 @@ def file_tokenizer(tokenizer: Any, vocabulary: int) -> FileTokenizer:
     data = json.loads(backend.to_str()) if backend is not None else {}
     model, decoder = data.get("model") or {}, data.get("decoder") or {}
     if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(decoder) or model.get("byte_fallback"):
-        raise TrivetError(f"this tokenizer ({type(tokenizer).__name__}, {model.get('type', 'no tokenizer.json')}) can't "
-                          "be put into a GGUF file here", field="model", expected="a byte-level BPE tokenizer",
+        kind = f"{type(tokenizer).__name__}, {model.get('type', 'no tokenizer.json')}"
+        raise TrivetError(f"this tokenizer ({kind}) can't be put into a GGUF file here", field="model",
+                          expected="a byte-level BPE tokenizer",
                           mend="choose another format, such as openvino")
     tokens = [f"[PAD{i}]" for i in range(vocabulary)]
     types = [int(TokenType.UNUSED)] * vocabulary

@@ -59,8 +59,6 @@ class LocalEngine(Engine, Protocol):
     """Tokens that end an answer. The caller may empty it: each answer is then as long as its limit, as timing wants."""
     batch_size: int
     """Answers at work at once."""
-    stops: frozenset[int]
-    """Tokens that end an answer; none: each is as long as its limit, as a measurement of speed wants it."""
     progress: Callable[[int], None] | None
     """Told how many more answers are finished."""
 
