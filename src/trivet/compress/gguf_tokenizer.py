@@ -58,8 +58,8 @@ def file_tokenizer(tokenizer: Any, vocabulary: int) -> FileTokenizer:
     for added in data["added_tokens"]:
         if added["id"] >= vocabulary:
             continue  # the model has no embedding of it: it can't be read anyway
-        kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
-        tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
+        known = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+        tokens[added["id"]], types[added["id"]] = added["content"], int(known)
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     return FileTokenizer(tokens, types, merges, _pre(data.get("pre_tokenizer") or {}))
 
