@@ -361,6 +361,7 @@ READERS: dict[str, tuple[str, Row, Callable[[Place], list[str]]]] = {
     "sample": ("--prompts", PROMPTS[0], lambda p: ["--model", p.tiny]),
     "check": ("--prompts", PROMPTS[0], lambda p: ["--model", p.tiny]),
     "pairs": ("--input", ranking(), lambda p: []),
+    "mix": ("--inputs", PROMPTS[0], lambda p: []),
     "sft": ("--data", {"prompt": "Say red.", "completion": "red"}, lambda p: ["--model", p.tiny]),
     "revise": ("--prompts", PROMPTS[0], lambda p: ["--target.by", p.tiny]),
     "reward": ("--preferences", pair(), lambda p: ["--model", p.tiny]),
@@ -1557,6 +1558,23 @@ GUARD = [
     Case("guard", "a calibration without runs", lambda p: ["calibrate", "--out", p.out], "guard calibrate --help"),
 ]
 
+# --- mix --------------------------------------------------------------------------------------------------
+
+MIX = [
+    Case("mix", "no files", lambda p: [], "--inputs"),
+    Case("mix", "a file named twice", lambda p: ["--inputs", p.prompts, p.prompts], "a file is named twice"),
+    Case("mix", "numbers that are not one a file", lambda p: ["--inputs", p.prompts, "--take", "1", "2"],
+         "2 numbers for 1 files"),
+    Case("mix", "nothing taken of a file", lambda p: ["--inputs", p.prompts, "--take", "0"], "field 'take.0'"),
+    Case("mix", "prompts and pairs", lambda p: ["--inputs", p.prompts, p.pairs], "preference pairs"),
+    Case("mix", "an id in two files",
+         lambda p: ["--inputs", p.rows("a.jsonl", [PROMPTS[0]]), p.rows("b.jsonl", [PROMPTS[0]])], "stands in"),
+    Case("mix", "a prompt_id for two prompts",
+         lambda p: ["--inputs", p.rows("a.jsonl", [pair()]),
+                    p.rows("b.jsonl", [pair(id="other", prompt=ask("Another?"))])], "another prompt"),
+    Case("mix", "a row that is neither", lambda p: ["--inputs", p.rows("a.jsonl", [{"n": 1}])], "a.jsonl:1"),
+]
+
 # --- constitution and its revisions -------------------------------------------------------------------------
 
 _PRINCIPLES = """\
@@ -1625,6 +1643,9 @@ CONSTITUTION = [
     Case("revise", "a critic to revise, and none named", lambda p: p.revise("--reviser", "critic"), "name the critic"),
     Case("revise", "a critic without critiques", lambda p: p.revise("--no-critiques", "--critic.by", p.tiny),
          "nothing to do"),
+    Case("revise", "openings by an endpoint",
+         lambda p: p.revise("--openings", "--target.by", "http://127.0.0.1:1/v1", "--target.model", "m"),
+         "local model"),
     Case("revise", "a judge to find refusals, and none named", lambda p: p.revise("--gates.refusals", "judge"),
          "no judge to ask"),
     Case("revise", "a judge that is nothing", lambda p: p.revise("--judge.by", "nothing/at/all"), "field 'judge.by'"),
@@ -2013,7 +2034,7 @@ PREFER = [
 ]
 
 CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
-         *GUARD, *EVALUATIONS, *CONSTITUTION, *REDTEAM, *PREFER]
+         *GUARD, *EVALUATIONS, *MIX, *CONSTITUTION, *REDTEAM, *PREFER]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 

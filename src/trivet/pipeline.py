@@ -108,6 +108,9 @@ def load_recipe(name: str) -> tuple[Recipe, Path, dict[tuple[Any, ...], int]]:
         if step.stage not in STAGES:
             raise TrivetError(f"there is no stage {step.stage!r}", file=file, line=line, field="stage",
                               mend=f"use one of: {', '.join(STAGES)}")
+        if step.name == "starter":
+            raise TrivetError("a step can't be called 'starter': ${starter.…} is the starter set", file=file,
+                              line=lines.get(("steps", i, "name")), field="name", mend="give it another name")
         if step.name in names[:i]:
             raise TrivetError(f"two steps are called {step.name!r}", file=file, line=line, field="name",
                               mend="give each step a name of its own")

@@ -53,6 +53,8 @@ STAGES = {s.name: s for s in (
     Stage("pairs", "rankings or the field's formats become preference pairs",
           "trivet.feedback.config:PairsConfig", "trivet.feedback.pairs:run",
           "trivet.feedback.pairs:PairsSummary", ("train", "heldout", "rankings")),
+    Stage("mix", "several files of prompts, or of pairs, become one", "trivet.data.mix_config:MixConfig",
+          "trivet.data.mix:run", "trivet.data.mix:MixSummary", ("mixed",)),
     Stage("check", "can this model answer such prompts at all?", "trivet.evaluate.config:CheckConfig",
           "trivet.evaluate.capability:run", "trivet.evaluate.capability:CheckSummary", ("evidence",)),
     Stage("redteam", "attack a model, with prompts from files and grown from topics: how often does it go along?",

@@ -99,6 +99,19 @@ def test_without_critiques_and_with_an_empty_one_the_revision_is_asked_for_at_on
         assert len(asked) == 1 + config.critiques
 
 
+def test_openings_begin_the_revisions_in_turn_where_asked_for() -> None:
+    said = P.model_copy(update={"openings": ["I won't.", "Please don't."]})
+    for chosen, begun in ((True, ["I won't.", "Please don't.", "I won't."]), (False, [""] * 3)):
+        take, asked = rounds(critique_or(FRIENDLY), settings(samples=3, openings=chosen),
+                             constitution=Constitution(name="one", principles=[said]))
+        take.take([Item(prompt(), Written("Climb it.", True, 3))], 1)
+        assert [a.begun for a in asked if "revision" in a.id] == begun
+        assert all(a.begun == "" for a in asked if "critique" in a.id)
+    take, asked = rounds(critique_or(FRIENDLY), settings(openings=True))  # a principle that has none
+    take.take([Item(prompt(), Written("Climb it.", True, 3))], 1)
+    assert {a.begun for a in asked} == {""}
+
+
 def test_principles_are_drawn_by_prompt_and_round_and_few_shot_dialogues_are_shown() -> None:
     shipped = load_constitution()
     items = [Item(prompt(f"p{i}"), Written("Climb it.", True, 3)) for i in range(20)]
@@ -281,8 +294,13 @@ def test_the_stage_writes_data_that_sft_reads(bench, files, tmp_path) -> None:
     # what sft reads: of several turns only the last is learned
     assert all(c.last_only for c in read_conversations(out / "sft.jsonl"))
     pairs = read_rows(out / "preferences.jsonl", Preference)
+    ordinary = [p for p in pairs if p.source.startswith("revise helpful")]
+    pairs = pairs[: len(pairs) - len(ordinary)]
     assert [p.prompt_id for p in pairs] == [t for t in traces if t not in dropped]
     assert all(p.chosen == traces[p.prompt_id].final and p.rejected == traces[p.prompt_id].first for p in pairs)
+    assert [(p.prompt, p.chosen) for p in ordinary] == [(r.messages[:-1], r.messages[-1].content) for r in helpful]
+    assert {p.prompt_id for p in ordinary} == {"helpful/rice", "helpful/egg"}
+    assert {p.rejected for p in ordinary} <= {r.messages[-1].content for r in revised}
     assert summary.revised["value"] == 0.8 and summary.constitution == shipped.sha256
     found = json.loads((out / "revise.json").read_text())
     assert found["gates"]["cut_off"]["value"] == pytest.approx(2 / 18) and found["without_answer"] == 1
@@ -291,6 +309,12 @@ def test_the_stage_writes_data_that_sft_reads(bench, files, tmp_path) -> None:
     assert found["gates"]["copy"]["value"] == 0 and found["gates"]["copy"]["high"] > 0.05  # none of 18 is not never
     assert found["constitution"]["sha256"] == shipped.sha256
     assert set(summary.artifacts) == {"sft", "preferences", "traces", "results"}
+
+
+def test_pairs_of_revisions_alone(bench, files, tmp_path) -> None:
+    run_stage(STAGES["revise"], ReviseConfig(**files, out=tmp_path / "run", rounds=2, helpful_pairs=False))
+    pairs = read_rows(tmp_path / "run/preferences.jsonl", Preference)
+    assert pairs and not any(p.prompt_id.startswith("helpful/") for p in pairs)
 
 
 def test_all_rounds_may_be_learned_from_and_the_critic_may_be_another(bench, files, tmp_path) -> None:
@@ -391,6 +415,7 @@ def test_the_table_and_the_command(bench, files, tmp_path, capsys) -> None:
     (["--reviser", "critic"], "name the critic"),
     (["--gates.refusals", "judge"], "no judge to ask"),
     (["--no-critiques", "--critic.by", "x"], "nothing to do without critiques"),
+    (["--openings", "--target.by", "http://127.0.0.1:1/v1", "--target.model", "m"], "must be a local model"),
 ])
 def test_settings_that_do_not_go_together(files, tmp_path, more, words, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:

@@ -130,6 +130,13 @@ def test_replies_without_a_text(tmp_path, capsys) -> None:
         assert len(server.requests) == 6
 
 
+def test_it_cannot_begin_a_text_with_given_words(tmp_path) -> None:
+    with Endpoint(echo) as server:
+        with pytest.raises(TrivetError, match="shall begin with given words"):
+            writer(server, tmp_path)([Ask("a", asks(1)[0].messages, begun="No")], Sampling())
+        assert not server.requests
+
+
 def test_an_ask_that_the_context_cannot_hold_is_named(tmp_path) -> None:
     said = "This model's maximum context length is 64 tokens. However, you requested 70 tokens (58 in the messages)."
     with Endpoint(echo, writes=True) as server:

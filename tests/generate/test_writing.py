@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from trivet.artifacts import Message
 from trivet.config import Device
+from trivet.data.chat import prompt_ids, stop_token_ids
 from trivet.errors import TrivetError
 from trivet.generate.config import Sampling, Writing
+from trivet.generate.torch_engine import TorchEngine
 from trivet.generate.writing import Ask, Written, check_writer, make_writer
 from trivet.training.device import prepare
 
@@ -64,6 +67,27 @@ def test_a_text_depends_on_what_is_asked_alone(tiny_model_folder, make_tiny, tmp
         assert other(ASKS, HOT) != found
     assert len(first.texts) == 4 and first(ASKS, HOT.model_copy(update={"temperature": 0.5})) != found
     assert len(first.texts) == 8 and len(local(tiny_model_folder, tmp_path / "a", compute).texts) == 16
+
+
+def test_a_text_may_begin_with_given_words(tiny_model_folder, tmp_path, compute) -> None:
+    counted: dict[str, int] = {}
+    writer = local(tiny_model_folder, tmp_path, compute,
+                   count=lambda kind, n: counted.update({kind: counted.get(kind, 0) + n}))
+    plain, begun = writer([ask("Count."), replace(ask("Count."), begun="One, two,")], HOT)
+    assert begun.text.startswith("One, two,") and not plain.text.startswith("One")
+    assert begun.tokens is not None and begun.tokens <= 12  # the given words are not written
+    tokenizer = writer.loaded[writer.name][1]
+    lengths = [len(tokenizer.apply_chat_template([{"role": "user", "content": "Count."}], add_generation_prompt=True,
+                                                 return_dict=False)), len(tokenizer.encode("One, two,"))]
+    assert counted["prompt"] == 2 * lengths[0] + lengths[1]
+    # what follows is what the model says after these very tokens
+    model = writer.loaded[writer.name][0]
+    ids = [*prompt_ids(tokenizer, ask("Count.").messages), *tokenizer.encode("One, two,")]
+    greedy = HOT.model_copy(update={"temperature": 0.0})
+    engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer))
+    ((direct,),) = engine.generate([ids], greedy, n=1, seeds=[0])
+    (begun,) = writer([replace(ask("Count."), begun="One, two,")], greedy)
+    assert begun.text == "One, two," + tokenizer.decode(direct.token_ids, skip_special_tokens=True).rstrip()
 
 
 def test_what_is_alike_is_written_once(tiny_model_folder, tmp_path, compute) -> None:

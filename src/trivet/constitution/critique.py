@@ -86,7 +86,8 @@ class Rounds:
         drawn = [self.constitution.draw(self.config.seed, i.prompt.id, number - 1) for i in items]
         critiques = self._critiques(items, drawn, number)
         asks = [Ask(f"{item.prompt.id}/revision-{number}",
-                    revision_turns(self.shown, item.prompt.messages, item.texts[-1], principle, critique), k)
+                    revision_turns(self.shown, item.prompt.messages, item.texts[-1], principle, critique), k,
+                    self._opening(principle, k))
                 for item, principle, critique in zip(items, drawn, critiques, strict=True)
                 for k in range(self.config.samples)]
         written = self.reviser(asks, self.config.sampling)
@@ -106,6 +107,10 @@ class Rounds:
                 critique_turns(self.shown, item.prompt.messages, item.texts[-1], principle))
             for item, principle in zip(items, drawn, strict=True)], self.critique_sampling)
         return [None if gates.empty(w.text) else w.text for w in written]
+
+    def _opening(self, principle: Principle, number: int) -> str:
+        words = principle.openings if self.config.openings else []
+        return words[number % len(words)] if words else ""
 
     def _weigh(self, item: Item, written: Written, principle: Principle, critique: str | None) -> Revision:
         shown = [principle.critique, principle.revision, *([critique] if critique else []),

@@ -49,6 +49,8 @@ class Principle(Part):
     """A question of two answers: which of them …? A judge replies with one of their letters."""
     weight: float = Field(1.0, ge=0, le=1e6)
     """How often it is drawn, beside the others' weights. 0: never."""
+    openings: list[Text] = []
+    """What a revision by it may begin with, for a reviser too small to follow the request (`revise --openings`)."""
 
     @field_validator("name")
     @classmethod

@@ -81,6 +81,8 @@ def run(config: ReviseConfig, run: Run) -> ReviseSummary:
         print(f"helpful: {len(plain)} answers that pass, fewer than the {mixed['wanted']} that make up a share of "
               f"{config.helpful_share:g}; more prompts in --helpful mend it", flush=True)
     pairs = [pair for item in items if (pair := preference(item, constitution)) is not None]
+    if config.helpful_pairs:
+        pairs += helpful_pairs(plain, rows, constitution, config.seed)
     found = {"schema_version": 1, "trivet": __version__, "seed": config.seed,
              "constitution": {"name": constitution.name, "sha256": constitution.sha256},
              "target": models.target.name, "critic": models.critic.name if config.critiques else None,
@@ -165,6 +167,21 @@ def preference(item: Item, constitution: Constitution) -> Preference | None:
         return None
     return Preference(id=f"{item.prompt.id}/revised", prompt_id=item.prompt.id, prompt=item.prompt.messages,
                       chosen=item.final, rejected=item.first.text, source=f"revise {constitution.sha256[:16]}")
+
+
+def helpful_pairs(plain: Sequence[Tuning], revised: Sequence[Tuning], constitution: Constitution,
+                  seed: int) -> list[Preference]:
+    """A plain answer to each helpful prompt against the revision of another prompt, drawn by the seed.
+
+    What declines one request well is no answer to another. A reward model that is shown revisions as the better answers
+    alone takes the refusal for the reason.
+    """
+    ordered = sorted(revised, key=lambda row: text_digest(f"{seed}\0{row.id}"))
+    return [Preference(id=f"{row.id}/helpful", prompt_id=row.id.rpartition("/")[0], prompt=row.messages[:-1],
+                       chosen=row.messages[-1].content, rejected=other.messages[-1].content,
+                       source=f"revise helpful {constitution.sha256[:16]}")
+            for row, other in zip(plain, itertools.cycle(ordered))  # noqa: B905  (a cycle never ends)
+            if row.messages[-1].content != other.messages[-1].content]
 
 
 def _conversation(id: str, prompt: Prompt, text: str, constitution: Constitution, source: Any,

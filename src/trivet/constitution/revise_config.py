@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from trivet.config import EMBEDDED, Device, Part, StageConfig
-from trivet.generate.config import EndpointSettings, Sampling, Writing
+from trivet.generate.config import EndpointSettings, Sampling, Writing, is_endpoint
 from trivet.judge.config import Judging
 
 RESULTS = "revise.json"
@@ -65,6 +65,9 @@ class ReviseConfig(StageConfig):
     """Off: revise at once, without a critique (Bai et al. 2022, section 3.5)."""
     samples: int = Field(1, ge=1, le=1000)
     """Revisions drawn in each round. With a judge the best by it goes on, else the first that passes the gates."""
+    openings: bool = False
+    """Begin the revisions with the principle's `openings`, in turn, and let the reviser write on. For a reviser that is
+    too small to follow the request; it must be a local model. By a principle without openings it begins as it likes."""
     few_shot: int = Field(2, ge=0)
     """How many of the constitution's dialogues are shown first."""
     sampling: Sampling = Sampling(temperature=0.7, top_p=0.95, max_new_tokens=256)
@@ -82,6 +85,9 @@ class ReviseConfig(StageConfig):
     """Share of the data set that such answers make up, as far as there are enough."""
     helpful_answers: int = Field(2, ge=1, le=1000)
     """Answers taken of one helpful prompt at most."""
+    helpful_pairs: bool = True
+    """Among the preference pairs, too: the plain answer to a helpful prompt before the revision of another prompt. A
+    reward model that is shown revisions as the better answers alone learns that a refusal is always better."""
     device: Device = Device()
     """Where to compute."""
 
@@ -91,6 +97,10 @@ class ReviseConfig(StageConfig):
             raise ValueError("critic.by: name the critic; without one the target critiques and revises")
         if self.gates.refusals == "judge" and self.judge.by is None:
             raise ValueError("gates.refusals: there is no judge to ask; name one by --judge.by, or take rule or off")
+        reviser = self.critic if self.reviser == "critic" else self.target
+        if self.openings and reviser.by is not None and is_endpoint(reviser.by):
+            raise ValueError(f"openings: an endpoint begins its replies itself; {self.reviser}.by must be a local "
+                             "model, or leave --openings away")
         if not self.critiques and self.critic.by is not None and self.reviser == "target":
             raise ValueError("critic.by: the critic has nothing to do without critiques")
         return self

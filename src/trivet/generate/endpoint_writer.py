@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trivet.errors import TrivetError
 from trivet.generate.config import Sampling
 from trivet.generate.connection import Again
 from trivet.generate.endpoint import Client, Reply
@@ -45,6 +46,9 @@ class EndpointWriter:
         When one request fails for good no new one is sent, those in flight are waited for, and then it is raised.
         Ctrl-C is raised at once. Raises TrivetError as Client.ask does.
         """
+        if (begun := next((a for a in asks if a.begun), None)) is not None:
+            raise TrivetError(f"{begun.id!r} shall begin with given words, which the interface of an endpoint does not "
+                              "allow", field=f"{self.client.field}.by", mend="take a local model for it")
         empty: list[int] = []
 
         def one(i: int, stop: threading.Event) -> Written:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from trivet.data.chat import context_length, ensure_template, prompt_ids, stop_token_ids
@@ -64,7 +65,8 @@ class LocalWriter:
 
         Raises TrivetError, before anything is written, for an ask that leaves no room for its text in the context.
         """
-        lengths = [len(prompt_ids(self.tokenizer, ask.messages)) for ask in asks]
+        begun = [tuple(self.tokenizer.encode(ask.begun, add_special_tokens=False)) for ask in asks]
+        lengths = [len(prompt_ids(self.tokenizer, ask.messages)) + len(b) for ask, b in zip(asks, begun, strict=True)]
         self._require_room(asks, lengths, sampling.max_new_tokens)
         engine = TorchEngine(self.model, self.tokenizer.pad_token_id, stop_token_ids(self.model, self.tokenizer),
                              batch_size=self.batch_size, tokenizer=self.tokenizer)
@@ -77,10 +79,11 @@ class LocalWriter:
                 if self.count is not None:
                     self.count("prompt", lengths[i])
                     self.count("generated", len(generated.token_ids))
-                text = text_of(self.tokenizer, generated, sampling.stop)
+                whole = replace(generated, token_ids=begun[i] + generated.token_ids)
+                text = text_of(self.tokenizer, whole, sampling.stop)
                 keep([(i, Written(text, generated.ended, len(generated.token_ids)))])
 
-            engine.generate([prompt_ids(self.tokenizer, asks[i].messages) for i in part], sampling, n=1,
+            engine.generate([[*prompt_ids(self.tokenizer, asks[i].messages), *begun[i]] for i in part], sampling, n=1,
                             seeds=[seeds[i] for i in part], take=take)
 
     def _require_room(self, asks: Sequence[Ask], lengths: Sequence[int], new_tokens: int) -> None:

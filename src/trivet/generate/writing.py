@@ -35,6 +35,8 @@ class Ask:
     """The conversation up to where the text begins."""
     number: int = 0
     """Which of several texts to the same messages."""
+    begun: str = ""
+    """What the text begins with: the model writes on from there. An endpoint can't do it, and says so."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ class Writer:
         return int.from_bytes(_sha256(self._asked(ask))[:6], "big")
 
     def _asked(self, ask: Ask) -> dict[str, Any]:
-        return {"messages": [m.model_dump() for m in ask.messages], "seed": self.seed, "number": ask.number}
+        asked = {"messages": [m.model_dump() for m in ask.messages], "seed": self.seed, "number": ask.number}
+        return asked | ({"begun": ask.begun} if ask.begun else {})
 
 
 def _sha256(value: Any) -> bytes:
