@@ -35,6 +35,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import bad_input_quantize
 from audited import pairs as good_answers
 from common import load_average, options, report
 from conftest import WORDS, build_tiny, preference_rows
@@ -2013,7 +2014,7 @@ PREFER = [
 ]
 
 CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
-         *GUARD, *EVALUATIONS, *CONSTITUTION, *REDTEAM, *PREFER]
+         *GUARD, *EVALUATIONS, *CONSTITUTION, *REDTEAM, *PREFER, *bad_input_quantize.cases(Case)]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 

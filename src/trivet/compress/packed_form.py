@@ -7,7 +7,6 @@ what is written is read back and must be what was computed.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,6 @@ from torch import Tensor
 from trivet.compress.grid import DTYPES, Quantized
 from trivet.compress.measured import stored_tensors, weight_files
 from trivet.compress.quantize_config import Grid
-from trivet.errors import TrivetError
-
-
-def require_library(field: str = "format") -> None:
-    """Raise TrivetError where compressed-tensors is not installed."""
-    if importlib.util.find_spec("compressed_tensors") is None:
-        raise TrivetError("compressed-tensors is not installed, which writes and reads this format", field=field,
-                          mend="pip install 'trivet[compressed-tensors]', or --format safetensors")
 
 
 def packed_tensors(layer: str, quantized: Quantized, bits: int, *, packed: bool = True) -> dict[str, Tensor]:

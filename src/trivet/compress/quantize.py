@@ -17,7 +17,7 @@ from trivet.compress.gptq import gptq
 from trivet.compress.grid import Quantized, round_to_nearest
 from trivet.compress.layerwise import InputStatistics, change_layerwise
 from trivet.compress.measured import detect_format
-from trivet.compress.packed_form import read_packed, require_library, save_packed
+from trivet.compress.packed_form import read_packed, save_packed
 from trivet.compress.perplexity import Texts
 from trivet.compress.quantize_config import Grid, QuantizeConfig
 from trivet.compress.variant import Variant, write_variant
@@ -25,6 +25,7 @@ from trivet.errors import TrivetError
 from trivet.models.embedded import MARK
 from trivet.models.merge import save_merged
 from trivet.models.source import ModelSource, adapter_base, load_causal_lm, load_tokenizer, resolve
+from trivet.models.unpacked import require_library
 from trivet.runs import Run, Summary
 from trivet.training.device import prepare, seed_all
 from trivet.training.progress import bar
@@ -63,7 +64,7 @@ def run(config: QuantizeConfig, run: Run) -> QuantizeSummary:
     little.
     """
     if config.format == "compressed-tensors":
-        require_library()
+        require_library(field="format", mend=", or --format safetensors")
     compute = prepare(config.device, run.meter)
     seed_all(config.seed)
     source = resolve(config.model)

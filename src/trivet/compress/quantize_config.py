@@ -46,9 +46,9 @@ class QuantizeConfig(Grid, StageConfig):
     head: Literal["keep", 8] = "keep"
     """The output layer, where it is not tied to the embedding: left as it is, or 8 bits with a scale a token."""
     activations: Literal["keep", 8] = "keep"
-    """8: while the model runs, inputs of the quantized layers are rounded to 8 bits, too, with a scale a token. Only with
-    8 bits, whole rows and compressed-tensors: vLLM then computes in integers. Its CPU build computes 8 bits in no other
-    way."""
+    """8: while the model runs, inputs of the quantized layers are rounded to 8 bits, too, with a scale a token. Only
+    with 8 bits, whole rows and compressed-tensors: vLLM then computes in integers. Its CPU build computes 8 bits in no
+    other way."""
     damping: float = Field(0.01, gt=0, le=10)
     """gptq: share of the mean of the inputs' second moments that is added to each."""
     act_order: bool = False
@@ -76,7 +76,7 @@ class QuantizeConfig(Grid, StageConfig):
     def _goes_together(self) -> Self:
         packed = self.format == "compressed-tensors"
         if self.activations == 8 and (self.bits, self.group, self.symmetric, packed) != (8, None, True, True):
-            raise ValueError("activations: 8 goes with --bits 8 --group none --symmetric --format compressed-tensors")
+            raise ValueError("activations: 8 goes with --bits 8 --group None --symmetric --format compressed-tensors")
         if packed and self.bits == 3:
             raise ValueError("3 bits are packed in one way by compressed-tensors and read in another by vLLM: write "
                              "--format safetensors, or take 4 bits")
