@@ -73,7 +73,7 @@ def run(config: QuantizeConfig, run: Run) -> QuantizeSummary:
                           mend="give the model that it was made of (variant.json beside it names it)")
     tokenizer = load_tokenizer(source)
     model = load_causal_lm(source, torch.float32, compute.device)
-    layers = linear_layers(model)
+    layers: dict[str, Any] = dict(linear_layers(model))
     require_groups(layers, config.grid)
     _require_finite(layers)
     texts = Texts(config.calibration, config.held_out, model, tokenizer, config.seed)
@@ -116,7 +116,7 @@ def _require_finite(layers: dict[str, nn.Linear]) -> None:
                               mend="give a model that was saved whole, before its training burst")
 
 
-def _embedding_and_head(model: Any, config: QuantizeConfig) -> dict[str, nn.Module]:
+def _embedding_and_head(model: Any, config: QuantizeConfig) -> dict[str, Any]:
     """The embedding and the output layer, by name, as far as they are to be quantized.
 
     Raises TrivetError for an output layer that is to be quantized while the embedding, which it is, is to be kept.
@@ -131,7 +131,7 @@ def _embedding_and_head(model: Any, config: QuantizeConfig) -> dict[str, nn.Modu
     return {names[id(m)]: m for m in wanted}
 
 
-def _gptq(model: Any, layers: dict[str, nn.Linear], windows: list[Tensor], config: QuantizeConfig
+def _gptq(model: Any, layers: dict[str, Any], windows: list[Tensor], config: QuantizeConfig
           ) -> dict[str, Quantized]:
     """Layer by layer, each knowing what the rounded layers before it give it. Changes the model."""
     found: dict[str, Quantized] = {}
