@@ -86,8 +86,8 @@ def run(config: QuantizeConfig, run: Run) -> QuantizeSummary:
     quantized |= {name: round_to_nearest(m.weight, TOKEN.model_copy(update={"scales": config.scales}))
                   for name, m in others.items()}
     with torch.no_grad():
-        for name, integers in quantized.items():
-            model.get_submodule(name).weight.copy_(integers.weight())
+        for name, layer in (layers | others).items():
+            layer.weight.copy_(quantized[name].weight())
     errors = _errors(before, quantized)
     with atomic_folder(run.path("model")) as folder:
         variant = _save(model, tokenizer, folder, source, config, quantized)
