@@ -60,7 +60,8 @@ def test_links_and_files_are_there(path) -> None:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
     for name in re.findall(r"`((?:src|tests|recipes|benchmarks|docs)/[\w./-]+\.\w+)`", text):
         assert (ROOT / name).exists(), f"{path.name} names {name}"
-    packages = "policy|constitution|reward|judge|models|generate|training|report|data|feedback|evaluate|guard|text"
+    packages = ("policy|constitution|compress|reward|judge|models|generate|training|report|data|feedback|evaluate|guard"
+                "|text")
     for name in re.findall(rf"`((?:{packages})/\w+\.py)`", text):
         assert (ROOT / "src/trivet" / name).exists(), f"{path.name} names {name}"
 

@@ -25,7 +25,7 @@ FLOORS = [
     {"generate"},
     {"judge"},
     {"evaluate", "feedback", "guard", "reward"},
-    {"constitution", "policy"},
+    {"compress", "constitution", "policy"},
     {"stages"},
     {"report", "pipeline"},
     {"cli"},

@@ -109,7 +109,7 @@ def read_examples(path: Path, tokenizer: Any, max_length: int, *, setting: str) 
     into pieces of `max_length` tokens, and every token of it is to learn. Raises TrivetError naming file and line.
     """
     if path.suffix == ".txt":
-        texts = [(1, _plain_text(path))]
+        texts = [(1, plain_text(path))]
     else:
         texts = [(line, row["text"]) for line, row in json_lines(path) if "text" in row]
     if not texts:
@@ -127,7 +127,8 @@ def read_examples(path: Path, tokenizer: Any, max_length: int, *, setting: str) 
     return found
 
 
-def _plain_text(path: Path) -> str:
+def plain_text(path: Path) -> str:
+    """The words of a file. Raises TrivetError where it can't be read, or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trivet.generate.config import Sampling
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,8 @@ class Capabilities:
     """Log-probabilities of what it generated."""
     score: bool
     """Log-probabilities of given answers."""
+    distribution: bool = False
+    """The whole next-token distribution after each token of a given text, which the KL between two models needs."""
 
 
 @dataclass(frozen=True)
@@ -43,3 +50,46 @@ class Engine(Protocol):
     def score(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]],
               temperature: float = 1.0) -> list[list[float]]:
         """Log-probability of each answer's tokens after its prompt, at a temperature."""
+
+
+class LocalEngine(Engine, Protocol):
+    """An engine in this process. It holds the weights, can tell whole distributions, and is closed when done with."""
+
+    batch_size: int
+    """Answers at work at once."""
+    progress: Callable[[int], None] | None
+    """Told how many more answers are finished."""
+
+    def distribution(self, text: Sequence[int]) -> np.ndarray:
+        """Log-probabilities [T, V], float32, of the token that follows each of the T tokens, at temperature 1."""
+
+    def close(self) -> None:
+        """Give the memory back; the engine can't be used any more. Closing twice does nothing."""
+
+
+@dataclass
+class LoadedEngine:
+    """A model that is ready to answer. Use it in a `with` block, or close it."""
+
+    engine: LocalEngine
+    tokenizer: Any
+    """With a chat template: the plain one, where the model has none."""
+    format: str
+    """What its weights are stored as: safetensors, compressed-tensors (or another library's name), gguf, openvino."""
+    context: int | None
+    """The longest sequence it can work on; None where nothing says so."""
+    stops: frozenset[int]
+    """Tokens that end an answer."""
+    plain_template: bool = False
+    """The model has no chat template of its own."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.engine.close()
+
+    def __enter__(self) -> LoadedEngine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from trivet.artifacts import Completions, Prompt, json_lines, read_rows, write_rows
-from trivet.data.chat import context_length, ensure_template, prompt_ids, require_room, stop_token_ids
+from trivet.data.chat import prompt_ids, require_room
 from trivet.errors import TrivetError
-from trivet.generate.base import Generated
+from trivet.generate.base import Generated, LoadedEngine
 from trivet.generate.config import SampleConfig, Sampling
+from trivet.generate.engines import load_engine
 from trivet.generate.stops import cut
-from trivet.generate.torch_engine import TorchEngine
 from trivet.generate.writing import Written, answered
-from trivet.models.source import load_causal_lm, load_tokenizer, resolve
 from trivet.runs import Run, Summary
 from trivet.training.device import prepare
 from trivet.training.progress import bar
@@ -52,21 +51,23 @@ def run(config: SampleConfig, run: Run) -> SampleSummary:
     """
     compute = prepare(config.device, run.meter)
     prompts = read_rows(config.prompts, Prompt, limit=config.limit)
-    source = resolve(config.model)
-    tokenizer = load_tokenizer(source)
-    if ensure_template(tokenizer):
+    with load_engine(config.model, compute, batch_size=config.batch_size) as loaded:
+        return _sample(config, run, prompts, loaded)
+
+
+def _sample(config: SampleConfig, run: Run, prompts: list[Prompt], loaded: LoadedEngine) -> SampleSummary:
+    engine, tokenizer = loaded.engine, loaded.tokenizer
+    if loaded.plain_template:
         print("the model has no chat template; a plain User:/Assistant: one is used")
-    model = load_causal_lm(source, compute.trunk, compute.device)
     ids = [prompt_ids(tokenizer, p.messages) for p in prompts]
-    require_room([len(i) for i in ids], config.sampling.max_new_tokens, context_length(model),
+    require_room([len(i) for i in ids], config.sampling.max_new_tokens, loaded.context,
                  file=config.prompts, ids=[p.id for p in prompts])
     partial = run.path("partial.jsonl")
     done = _whole_rows(partial, prompts)
     total = len(prompts) * config.completions
     with bar("sampling", total) as progress:
         progress(len(done) * config.completions)
-        engine = TorchEngine(model, tokenizer.pad_token_id, stop_token_ids(model, tokenizer),
-                             batch_size=config.batch_size, progress=progress, tokenizer=tokenizer)
+        engine.progress = progress
         for start in range(len(done), len(prompts), CHUNK):
             part = prompts[start : start + CHUNK]
             answers = engine.generate(ids[start : start + CHUNK], config.sampling, n=config.completions,

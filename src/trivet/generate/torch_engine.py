@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,9 @@ from trivet.generate.decoding import StaticDecoding, decoding
 from trivet.generate.sampling import draw, row_uniforms, sample, sampling_logps
 from trivet.generate.static_cache import Prefix, SlotCache
 from trivet.generate.stops import StopStrings
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["TorchEngine", "draw", "left_padded", "positions", "row_uniforms", "sampling_logps"]
 
@@ -68,7 +71,7 @@ class _Row:
 class TorchEngine:
     """Generates with a transformers causal model in this process."""
 
-    capabilities = Capabilities(logps=True, score=True)
+    capabilities = Capabilities(logps=True, score=True, distribution=True)
 
     def __init__(self, model: Any, pad: int, stops: frozenset[int], *, batch_size: int = 32,
                  progress: Callable[[int], None] | None = None, tokenizer: Any = None) -> None:
@@ -235,3 +238,15 @@ class TorchEngine:
             for k, i in enumerate(chosen):
                 results[i] = chosen_logps[k, : len(answers[i])].tolist()
         return results
+
+    @torch.no_grad()
+    def distribution(self, text: Sequence[int]) -> np.ndarray:
+        """See LocalEngine.distribution."""
+        ids = torch.tensor([list(text)], device=self.model.device)
+        logits = self.model(input_ids=ids, use_cache=False).logits[0]
+        found: np.ndarray = torch.log_softmax(logits.float(), -1).cpu().numpy()
+        return found
+
+    def close(self) -> None:
+        """Let go of the model: its memory is free when the caller has let go of it, too."""
+        self.model = None

@@ -19,6 +19,7 @@ from trivet.artifacts import read_json, sha256_file
 from trivet.config import EMBEDDED
 from trivet.errors import TrivetError
 from trivet.models.embedded import cache_folder, fetch_embedded
+from trivet.models.formats import RUNTIMES, runtime_format
 
 if TYPE_CHECKING:
     import torch
@@ -48,10 +49,13 @@ def resolve(name: str) -> ModelSource:
         return ModelSource(name, fetch_embedded(say=lambda text: print(text, flush=True)))
     path = Path(name).expanduser()
     if name and os.path.exists(path):
+        if path.is_file() and path.suffix == ".gguf":
+            return ModelSource(name, path.parent)
         if not path.is_dir():
             raise TrivetError("a file, not a model folder", file=path, field="model",
                               mend="give the folder that holds config.json")
-        if not any((path / f).is_file() for f in ("config.json", "adapter_config.json")):
+        if not any((path / f).is_file() for f in ("config.json", "adapter_config.json")) and \
+                runtime_format(path) is None:
             raise TrivetError(
                 "this folder is no model: neither config.json nor adapter_config.json in it",
                 file=path, field="model",
@@ -148,6 +152,11 @@ def load_causal_lm(source: ModelSource, dtype: torch.dtype, device: str, *, four
             raise TrivetError(f"the adapter does not load: {_short(error)}", file=source.folder, field="model",
                               mend="give an adapter folder, whole, that fits its base") from error
         return model.eval()
+    if (form := runtime_format(source.folder)) is not None:
+        raise TrivetError(f"this is an export to {form}: {RUNTIMES[form]} answers with it, and nothing else can be "
+                          "done with it here", file=source.folder, field="model",
+                          expected="a model folder with safetensors weights",
+                          mend="give the model that it was made of" + _made_of(source.folder))
     from transformers import AutoModelForCausalLM
 
     # transformers would load these, too: without their heads, or looking ahead
@@ -160,6 +169,13 @@ def load_causal_lm(source: ModelSource, dtype: torch.dtype, device: str, *, four
         return _load(AutoModelForCausalLM, source, dtype, device, device_map={"": device},
                      quantization_config=quantization(dtype, device))
     return _load(AutoModelForCausalLM, source, dtype, device)
+
+
+def _made_of(folder: Path) -> str:
+    """The source that a variant names, for a message."""
+    file = folder / "variant.json"
+    named = read_json(file).get("source") if file.is_file() else None
+    return f": {named}" if named else ""
 
 
 def _architectures(source: ModelSource) -> list[str]:
@@ -207,7 +223,7 @@ def _short(error: Exception) -> str:
 
 def weights_sha256(folder: Path) -> str:
     """One sha256 over a model's weight files, in order of name; remembered by size and time of change."""
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    files = sorted(f for ending in ("safetensors", "bin", "gguf") for f in folder.glob(f"*.{ending}"))
     if not files:
         raise TrivetError("no weights (*.safetensors) in this folder", file=folder, mend="give a model folder")
     key = hashlib.sha256(json.dumps(
