@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from trivet.artifacts import sha256_file
+from trivet.compress.quantize_config import Grid
 from trivet.config import Checkpointing, Device, Optimizer, Part, ReportTo, StageConfig
 from trivet.generate.config import EndpointSettings, Sampling, Writing, is_endpoint
 
@@ -39,17 +40,6 @@ class Student(Part):
     """Keep this many blocks, evenly spaced, first and last among them."""
     sizes: Path | None = None
     """A YAML or JSON file of sizes (hidden_size, num_hidden_layers …), to begin from random weights."""
-
-
-class FakeQuantize(Part):
-    """Train through quantization: weights are rounded in every pass, gradients go straight through."""
-
-    bits: int = Field(4, ge=2, le=8)
-    """Bits of a weight."""
-    group: int = Field(128, ge=8)
-    """Weights of a row that share a scale."""
-    symmetric: bool = True
-    """Levels around zero; off: from the least to the largest weight of a group."""
 
 
 class DistillConfig(StageConfig):
@@ -93,8 +83,9 @@ class DistillConfig(StageConfig):
     written instead; such answers have no hard labels."""
     keep_zeros: bool = False
     """Weights of the student's blocks that are zero stay zero: recovery of a pruned model."""
-    quantize: FakeQuantize | None = None
-    """Recovery of a model that will be quantized."""
+    quantize: Grid | None = None
+    """Train through this quantization: the blocks' weights are rounded to its grid in every pass, gradients go straight
+    through. `trivet quantize --method rtn` on the same grid then gives what was trained. Default: none."""
     store_only: bool = False
     """Store the teacher's logits and stop: another run trains from them."""
     optimizer: Optimizer = Optimizer(lr=1e-4)
@@ -130,8 +121,8 @@ class DistillConfig(StageConfig):
         if not self.store_only and self.student == Student():
             raise ValueError("student: nothing is said of the student; set student.by, student.layers or student.sizes")
         if self.on_policy and not self.alpha:
-            raise ValueError("on_policy: the student's own answers have no hard labels, and alpha 0 gives the teacher's "
-                             "no weight; raise alpha")
+            raise ValueError("on_policy: the student's own answers have no hard labels, and alpha 0 gives what the "
+                             "teacher says of them no weight; raise alpha")
         if self.keep_zeros and self.student.sizes is not None:
             raise ValueError("keep_zeros: random weights have no zeros to keep; leave it out")
         if (self.keep_zeros or self.quantize) and self.device.shard == "full":

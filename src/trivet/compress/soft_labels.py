@@ -98,7 +98,7 @@ def top_of(logits: Tensor, k: int, temperatures: list[float]) -> tuple[Tensor, T
 
 
 def output_states(model: Any, layer: nn.Linear | None, batch: dict[str, Tensor], chosen: Tensor) -> Tensor:
-    """[N, H] last hidden states of a model at the chosen positions [B, T-1]; without a plain output layer logits [N, V].
+    """Last hidden states [N, H] of a model at the chosen positions [B, T-1]; logits [N, V] where layer is None.
 
     batch: as `training.written.collate` makes it. chosen: of the positions that have a next token, those whose next
     token is to be told.

@@ -151,14 +151,14 @@ class StoredLogits:
                               mend="give a student with the teacher's tokenizer, or store this teacher's logits")
         if temperature is not None and temperature not in self.index.temperatures:
             known = ", ".join(f"{t:g}" for t in self.index.temperatures)
-            raise TrivetError(f"the logits were stored for temperatures {known}, not for {temperature:g}: what all other "
-                              "tokens add up to there is not known", file=self.folder, field="temperature",
+            raise TrivetError(f"the logits were stored for temperatures {known}, not for {temperature:g}: what all "
+                              "other tokens add up to there is not known", file=self.folder, field="temperature",
                               mend="use one of these, store them anew for this one, or leave the others out: "
                               "--teacher.tail drop")
         missing = [i for i, e in enumerate(examples) if key_of(e) not in self._places]
         if missing:
-            raise TrivetError(f"of {len(examples)} rows the stored logits don't know {len(missing)}, the first of which "
-                              f"is row {missing[0] + 1}", file=self.folder, field="teacher.stored",
+            raise TrivetError(f"of {len(examples)} rows the stored logits don't know {len(missing)}, the first of "
+                              f"which is row {missing[0] + 1}", file=self.folder, field="teacher.stored",
                               mend="give the data, tokenizer and max_length with which they were stored, or store them "
                               "anew")
 
