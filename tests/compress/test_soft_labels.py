@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_said(tmp_path) -> None:
         stored.require("v", 2.0, [EXAMPLES[0], Example((9, 9, 9), (False, True, True))])
     (shard,) = (tmp_path / "logits").glob("shard-*")
     shard.write_bytes(shard.read_bytes()[:-3])
-    with pytest.raises(TrivetError, match="not what logits.json says"):
+    with pytest.raises(TrivetError, match=r"not what logits\.json says"):
         StoredLogits(tmp_path / "logits")
     (tmp_path / "logits" / LOGITS).write_text(json.dumps({"teacher": "t"}))
     with pytest.raises(TrivetError, match="missing"):

@@ -84,7 +84,7 @@ def run(config: DistillConfig, run: Run) -> DistillSummary:
     size = parameters(student)
     before = _evaluate(student, lessons, config)
     masks = keep_zeros(student) if config.keep_zeros else {}
-    if config.quantize is not None:
+    if config.quantize.on:
         fake_quant.attach(student, config.quantize, "quantize.group")
         if masks:  # the weights that learn have other names now, and are the same
             masks = _renamed(masks, student)
@@ -95,7 +95,7 @@ def run(config: DistillConfig, run: Run) -> DistillSummary:
     if not run.writes:
         return DistillSummary.of_rank_0()
     require_zeros(student, masks)
-    if config.quantize is not None:
+    if config.quantize.on:
         fake_quant.detach(student)
     variant = _save(student, lessons, config, steps, run)
     if after:
@@ -165,7 +165,7 @@ def _train(student: Any, lessons: Lessons, config: DistillConfig, compute: Compu
     if config.checkpoint_activations:
         checkpoint_blocks(student)
     spread = shard.wanted(config.device, compute.device)
-    if spread and (config.keep_zeros or config.quantize):
+    if spread and (config.keep_zeros or config.quantize.on):
         raise TrivetError("zeros and quantization are kept on whole weights, not on shares of them",
                           field="device.shard", mend="set --device.shard none")
 
@@ -227,14 +227,16 @@ def _name(config: DistillConfig) -> str:
 
 
 def _settings(config: DistillConfig) -> dict[str, Any]:
-    names = {"alpha", "temperature", "kind", "beta", "on_policy", "keep_zeros", "quantize", "epochs", "seed"}
+    names = {"alpha", "temperature", "kind", "beta", "on_policy", "keep_zeros", "epochs", "seed"}
+    if config.quantize.on:
+        names.add("quantize")
     return config.model_dump(mode="json", include=names) | {
         "teacher": config.teacher.by or str(config.teacher.stored), "top_k": config.teacher.top_k,
         "student": config.student.model_dump(mode="json", exclude_none=True)}
 
 
 def _notes(config: DistillConfig) -> list[str]:
-    if config.quantize is None:
+    if not config.quantize.on:
         return []
     grid = config.quantize
     return [f"trained through {grid.bits}-bit rounding, saved unrounded: quantize it on the same grid (method rtn, "

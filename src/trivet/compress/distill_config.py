@@ -42,6 +42,14 @@ class Student(Part):
     """A YAML or JSON file of sizes (hidden_size, num_hidden_layers …), to begin from random weights."""
 
 
+class Rounding(Grid):
+    """Training through a quantization: the blocks' weights are rounded to a grid in every pass, and gradients go
+    straight through to the weights themselves."""
+
+    on: bool = False
+    """Whether to."""
+
+
 class DistillConfig(StageConfig):
     """A smaller student learns from a frozen teacher: its soft labels, and the hard labels of the data.
 
@@ -83,9 +91,8 @@ class DistillConfig(StageConfig):
     written instead; such answers have no hard labels."""
     keep_zeros: bool = False
     """Weights of the student's blocks that are zero stay zero: recovery of a pruned model."""
-    quantize: Grid | None = None
-    """Train through this quantization: the blocks' weights are rounded to its grid in every pass, gradients go straight
-    through. `trivet quantize --method rtn` on the same grid then gives what was trained. Default: none."""
+    quantize: Rounding = Rounding()
+    """Train through this quantization: `trivet quantize --method rtn` on the same grid then gives what was trained."""
     store_only: bool = False
     """Store the teacher's logits and stop: another run trains from them."""
     optimizer: Optimizer = Optimizer(lr=1e-4)
@@ -125,7 +132,7 @@ class DistillConfig(StageConfig):
                              "teacher says of them no weight; raise alpha")
         if self.keep_zeros and self.student.sizes is not None:
             raise ValueError("keep_zeros: random weights have no zeros to keep; leave it out")
-        if (self.keep_zeros or self.quantize) and self.device.shard == "full":
+        if (self.keep_zeros or self.quantize.on) and self.device.shard == "full":
             raise ValueError("device.shard: zeros and quantization are kept on whole weights; set none")
         return self
 
