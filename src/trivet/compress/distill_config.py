@@ -69,6 +69,8 @@ class DistillConfig(StageConfig):
     JSON Lines with `text`."""
     prompts: Path | None = None
     """Prompts that the teacher answers first: its answers are the hard labels."""
+    limit: int | None = Field(None, ge=1)
+    """Take only the first N prompts."""
     heldout: Path | None = None
     """Other conversations, in the same forms: student and teacher are compared on them before and after."""
     sampling: Sampling = Sampling(temperature=0.7, max_new_tokens=128)

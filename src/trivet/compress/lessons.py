@@ -67,7 +67,7 @@ def prepare_lessons(config: DistillConfig, compute: Compute, run: Run) -> Lesson
                                                          setting="max-length")
     heldout = [] if config.heldout is None else read_examples(config.heldout, tokenizer, config.max_length,
                                                               setting="max-length")
-    prompts = [] if config.prompts is None else read_rows(config.prompts, Prompt)
+    prompts = [] if config.prompts is None else read_rows(config.prompts, Prompt, limit=config.limit)
     _refuse_overlap(given, heldout, config.heldout)
     if config.endpoint:
         return _from_endpoint(config, prompts, heldout, tokenizer, basis, run)
