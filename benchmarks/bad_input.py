@@ -35,6 +35,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import bad_input_distill
 import bad_input_quantize
 from audited import pairs as good_answers
 from common import load_average, options, report
@@ -48,7 +49,7 @@ Row = dict[str, Any]
 NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
                "timing.jsonl", "evaluation.jsonl", "guard.jsonl", "evaluations", "rollouts", "checkpoints",
                "evidence.jsonl", "answers", "scores", "speed.jsonl", "base", "judge", "grader", "reference.safetensors",
-               "target", "attacker", "classifier", "critic", "requests.jsonl", "traces.jsonl"}
+               "target", "attacker", "classifier", "critic", "requests.jsonl", "traces.jsonl", "teacher"}
 """What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a model's answers and what was
 said of them, the account of what it asked endpoints."""
 
@@ -371,6 +372,8 @@ READERS: dict[str, tuple[str, Row, Callable[[Place], list[str]]]] = {
     "redteam": ("--attacks", PROMPTS[0], lambda p: ["--target.by", p.tiny, "--no-classify"]),
     "ppo": ("--prompts", PROMPTS[0], lambda p: ["--model", p.tiny, "--reward", "trivet.judge.maths:exact_answer"]),
     "prefer": ("--completions", answered(), lambda p: ["--judge.by", p.tiny]),
+    "distill": ("--data", {"prompt": "Say red.", "completion": "red"},
+                lambda p: ["--teacher.by", p.tiny, "--student.layers", "1"]),
 }
 FILE_FAULTS: list[tuple[str, Callable[[Place, str], str], str]] = [
     ("missing file", lambda p, row: str(p.folder / "nowhere.jsonl"), "no such file"),
@@ -2014,7 +2017,8 @@ PREFER = [
 ]
 
 CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
-         *GUARD, *EVALUATIONS, *CONSTITUTION, *REDTEAM, *PREFER, *bad_input_quantize.cases(Case)]
+         *GUARD, *EVALUATIONS, *CONSTITUTION, *REDTEAM, *PREFER, *bad_input_distill.cases(Case),
+         *bad_input_quantize.cases(Case)]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 
