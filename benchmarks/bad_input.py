@@ -35,6 +35,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import bad_tradeoff
 from audited import pairs as good_answers
 from common import load_average, options, report
 from conftest import WORDS, build_tiny, preference_rows
@@ -47,7 +48,7 @@ Row = dict[str, Any]
 NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
                "timing.jsonl", "evaluation.jsonl", "guard.jsonl", "evaluations", "rollouts", "checkpoints",
                "evidence.jsonl", "answers", "scores", "speed.jsonl", "base", "judge", "grader", "reference.safetensors",
-               "target", "attacker", "classifier", "critic", "requests.jsonl", "traces.jsonl"}
+               "target", "attacker", "classifier", "critic", "requests.jsonl", "traces.jsonl", "asked", "jobs"}
 """What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a model's answers and what was
 said of them, the account of what it asked endpoints."""
 
@@ -2014,6 +2015,7 @@ PREFER = [
 
 CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
          *GUARD, *EVALUATIONS, *CONSTITUTION, *REDTEAM, *PREFER]
+CASES += [Case(*row) for row in bad_tradeoff.ROWS]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 
