@@ -23,6 +23,7 @@ QUICK = {
                "--lora.last-layers", "1"],
     "ppo": ["--stop.steps", "1", "--rollout", "2", "--sampling.max-new-tokens", "4", "--evaluation.samples", "1",
             "--no-check", "--lora.last-layers", "1", "--evaluation.share", "0.05"],
+    "distill": ["--limit", "2", "--sampling.max-new-tokens", "4", "--batch", "2"],
     "dpo": ["--epochs", "0.01", "--lora.last-layers", "1", "--batch", "2", "--max-length", "80"],
     "evaluate": ["--limit", "2", "--sampling.max-new-tokens", "4"],
     "constitution show": [], "constitution check": [],

@@ -1,4 +1,4 @@
-"""Malformed input to `trivet tradeoff` and `trivet compress`: rows of `bad_input.CASES`, (command, name, build, words).
+"""Malformed input to `trivet tradeoff` and `trivet compress`: cases of `bad_input.py`.
 
 A place is bad_input's `Place`.
 """
@@ -125,3 +125,8 @@ ROWS: list[tuple[str, str, Build, str]] = [
     ("compress", "a model that is not there", lambda p: _recipe(p, STEPS, "--model", "no/such/model"),
      "there is no model"),
 ]
+
+
+def cases(case: Any) -> list[Any]:
+    """All as bad_input's `Case`, which is given: that module imports this one."""
+    return [case(*row) for row in ROWS]
