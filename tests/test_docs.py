@@ -79,13 +79,13 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
 
 def test_help_names_every_command_and_the_readme_too() -> None:
     readme = (ROOT / "README.md").read_text()
-    others = ["run", "report", "ledger", "constitution", "guard", "models", "label"]
+    others = ["run", "compress", "report", "ledger", "constitution", "guard", "models", "label"]
     for name in [*(s.command for s in STAGES.values()), *others]:
         assert f"  {name}" in help_text()
         assert f"`trivet {name}`" in readme
 
 
-@pytest.mark.parametrize("name", [*STAGES, "run", "report", "ledger"])
+@pytest.mark.parametrize("name", [*STAGES, "run", "compress", "report", "ledger"])
 def test_help_teaches_every_setting(name, capsys) -> None:
     """`--help` ends well and every setting has its words."""
     command = STAGES[name].command if name in STAGES else name

@@ -94,6 +94,9 @@ STAGES = {s.name: s for s in (
           "trivet.evaluate.config:EvaluateConfig", "trivet.evaluate.run:run",
           "trivet.evaluate.run:EvaluateSummary", ("results", "table"),
           finish="trivet.report.evaluation:finish"),
+    Stage("tradeoff", "size, speed and quality of a model and of what was made of it; pick one by limits",
+          "trivet.compress.tradeoff_config:TradeoffConfig", "trivet.compress.tradeoff:run",
+          "trivet.compress.tradeoff:TradeoffSummary", ("results", "table"), finish="trivet.report.tradeoff:finish"),
 )}
 
 
