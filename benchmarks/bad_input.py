@@ -36,6 +36,8 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import bad_input_distill
+import bad_input_quantize
+import bad_input_tradeoff
 from audited import pairs as good_answers
 from common import load_average, options, report
 from conftest import WORDS, build_tiny, preference_rows
@@ -48,7 +50,8 @@ Row = dict[str, Any]
 NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
                "timing.jsonl", "evaluation.jsonl", "guard.jsonl", "evaluations", "rollouts", "checkpoints",
                "evidence.jsonl", "answers", "scores", "speed.jsonl", "base", "judge", "grader", "reference.safetensors",
-               "target", "attacker", "classifier", "critic", "requests.jsonl", "traces.jsonl", "teacher"}
+               "target", "attacker", "classifier", "critic", "requests.jsonl", "traces.jsonl", "teacher",
+               "asked", "jobs"}
 """What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a model's answers and what was
 said of them, the account of what it asked endpoints."""
 
@@ -2016,7 +2019,9 @@ PREFER = [
 ]
 
 CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
-         *GUARD, *EVALUATIONS, *CONSTITUTION, *REDTEAM, *PREFER, *bad_input_distill.cases(Case)]
+         *GUARD, *EVALUATIONS, *CONSTITUTION, *REDTEAM, *PREFER, *bad_input_distill.cases(Case),
+         *bad_input_quantize.cases(Case),
+         *bad_input_tradeoff.cases(Case)]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 
