@@ -41,8 +41,8 @@ TOKEN = Grid(bits=8, group=None)
 NOT_SMALLER = "the numbers of a quantized model in float32: any loader reads them, the file is not smaller"
 OLD_GRID = ("its source was itself dequantized from 4 bits (groups of 32, each with a minimum of its own): near that "
             "old grid 4 bits cost less than they would a model that never was quantized")
-OWN_GRID = ("its source was itself dequantized from this very form: hardly anything is lost of it, more would be of any "
-            "other model")
+OWN_GRID = ("its source was itself dequantized from this very form: hardly anything is lost of it, more would be of "
+            "another model")
 GPU_ONLY = "8-bit weights with inputs as they are: vLLM computes them on GPUs alone (on a CPU give --activations 8)"
 
 
