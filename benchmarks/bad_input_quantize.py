@@ -80,7 +80,7 @@ def cases(case: Callable[..., Any]) -> list[Any]:
         ("a model of Conv1D layers", _of(lambda p: str(p.shared.gpt2)), "hold no Linear layers"),
         ("a reward model", _of(lambda p: p.reward), "a reward model"),
         ("a model that is quantized already", _of(_packed), "quantized already"),
-        ("weights that are no numbers", _of(_burst), "weights that are not finite"),
+        ("weights that are no numbers", _of(_burst), "numbers that are not finite"),
         ("torn weights", _of(lambda p: p.torn(p.shared.tiny, "model.safetensors")), "the model does not load"),
         ("windows longer than the context", _with("--held-out.length", "300"), "longer than the model's context"),
         ("calibration longer than the context", _with("--method", "gptq", "--calibration.length", "300"),
