@@ -97,7 +97,10 @@ def _require_plain(source: ModelSource) -> None:
 
 
 def _checked(config: PruneConfig, model: Any) -> dict[str, int]:
-    """How many weights of which layers become zero, none where whole parts go. Raises TrivetError for what doesn't fit."""
+    """How many weights of which layers become zero, none where whole parts go.
+
+    Raises TrivetError where the settings don't fit the model.
+    """
     if config.method == "depth":
         _layers_to_remove(config, model)
     elif config.method == "width":
@@ -256,7 +259,7 @@ def _zeros(model: Any) -> dict[str, tuple[int, int]]:
 
 
 def _require_as_made(variant: Variant, zeros: Mapping[str, tuple[int, int]], wanted: Mapping[str, int]) -> None:
-    """Raise RuntimeError unless the saved file holds the zeros of the model, and each layer as many as were asked for."""
+    """Raise RuntimeError unless the saved file holds the model's zeros, and each layer as many as were asked for."""
     there, weights = (sum(counts) for counts in zip(*zeros.values(), strict=True))
     if variant.sparsity is None or abs(variant.sparsity - there / weights) > 1e-9:
         raise RuntimeError(f"the saved file holds a share of {variant.sparsity} zeros, the model {there / weights}")
