@@ -183,8 +183,9 @@ def test_gpt2_can_t_be_pruned_here(make_tiny, tmp_path) -> None:
 @pytest.mark.real_weights
 def test_the_known_order_on_real_weights(tmp_path, capsys) -> None:
     """At half of the weights SparseGPT loses less than Wanda, and Wanda less than magnitude."""
-    common = ["--model", EMBEDDED, "--calibration.windows", "6", "--calibration.length", "256", "--held-out.windows",
-              "4", "--held-out.length", "256"]
+    text = str(default_text("calibration"))  # one file for both, parted
+    common = ["--model", EMBEDDED, "--calibration.data", text, "--calibration.windows", "12", "--calibration.length",
+              "256", "--held-out.data", text, "--held-out.windows", "6", "--held-out.length", "256"]
     found = {}
     for method in METHODS[:3]:
         main(["prune", "--method", method, "--out", str(tmp_path / method), *common])

@@ -44,31 +44,43 @@ def remove_columns(weight: Tensor, gram: Tensor, count: int, *, size: int = 1, d
 
     Raises ValueError unless some group is left, and where `size` does not divide the number of columns.
     """
-    out, columns = weight.shape
+    columns = weight.shape[1]
     groups = columns // size
     if columns % size or not 0 <= count < groups:
         raise ValueError(f"{count} groups of {size} columns of {columns}")
-    w, moment = weight.detach().double().clone(), gram.double()
+    w, moment = weight.detach().double(), gram.double()
     h = moment.clone()
     h.diagonal().add_(damping * h.diagonal().mean().clamp(min=1e-12))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
+    corners = inverse.view(groups, size, groups, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
+    # H⁻¹ after the removals so far is `inverse` less rowsᵀ @ steps: of it a group's rows alone are worked out
+    rows, steps = (torch.zeros(count * size, columns, dtype=w.dtype, device=w.device) for _ in range(2))
     gone = torch.zeros(groups, dtype=torch.bool, device=w.device)
-    identity = torch.eye(size, dtype=w.dtype, device=w.device)
-    for _ in range(count):
-        corners = inverse.view(groups, size, groups, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone()
-        corners[gone] = identity
-        parts = w.view(out, groups, size).permute(1, 2, 0)  # [groups, size, out]
-        costs = (parts * (parts / corners if size == 1 else torch.linalg.solve(corners, parts))).sum((1, 2))
+    turned = w.T.contiguous()  # [in, out]
+    for done in range(0, count * size, size):
+        costs = _costs(turned, corners)
         costs[gone] = torch.inf
         group = int(costs.argmin())
         chosen = slice(group * size, group * size + size)
-        step = torch.linalg.solve(corners[group], inverse[chosen])  # [size, in]
-        w -= w[:, chosen] @ step
-        inverse -= inverse[:, chosen] @ step
+        now = inverse[chosen] - rows[:done, chosen].T @ steps[:done]
+        step = torch.linalg.solve(now[:, chosen], now)  # [size, in]
+        turned -= step.T @ turned[chosen].clone()
+        corners -= now.view(size, groups, size).permute(1, 2, 0) @ step.view(size, groups, size).permute(1, 0, 2)
+        rows[done : done + size], steps[done : done + size] = now, step
         gone[group] = True
-        # exactly zero, whatever the subtraction rounded to
-        w[:, chosen] = inverse[:, chosen] = inverse[chosen] = 0.0
-    return Cut(w.to(weight.dtype), (~gone).nonzero().flatten().tolist(), _lost(weight.double(), w, moment))
+        corners[gone] = torch.eye(size, dtype=w.dtype, device=w.device)
+    turned[gone.repeat_interleave(size)] = 0.0  # exactly, whatever the subtractions rounded to
+    fitted = turned.T.contiguous()
+    return Cut(fitted.to(weight.dtype), (~gone).nonzero().flatten().tolist(), _lost(w, fitted, moment))
+
+
+def _costs(turned: Tensor, corners: Tensor) -> Tensor:
+    """trace(W_g C_g⁻¹ W_gᵀ) of each group g: [groups]. turned: [in, out]; corners C: [groups, size, size]."""
+    groups, size, _ = corners.shape
+    if size == 1:
+        return torch.linalg.vector_norm(turned, dim=1).square() / corners.flatten()
+    parts = turned.view(groups, size, -1)
+    return (parts * torch.linalg.solve(corners, parts)).sum((1, 2))
 
 
 def _lost(before: Tensor, after: Tensor, gram: Tensor) -> float:
