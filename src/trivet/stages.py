@@ -80,6 +80,9 @@ STAGES = {s.name: s for s in (
     Stage("dpo", "align a model to preference pairs directly, without a reward model",
           "trivet.policy.dpo_config:DPOConfig", "trivet.policy.dpo:run",
           "trivet.policy.dpo:DPOSummary", ("policy", "model", "evaluation"), trains=True),
+    Stage("distill", "a smaller student learns from a frozen teacher: soft labels and hard ones",
+          "trivet.compress.distill_config:DistillConfig", "trivet.compress.distill:run",
+          "trivet.compress.distill:DistillSummary", ("model", "logits", "evaluation"), trains=True),
     Stage("prefer", "preference pairs by AI feedback: a judge compares answers by principles",
           "trivet.constitution.prefer_config:PreferConfig", "trivet.constitution.prefer:run",
           "trivet.constitution.prefer:PreferSummary",
@@ -91,6 +94,9 @@ STAGES = {s.name: s for s in (
           "trivet.evaluate.config:EvaluateConfig", "trivet.evaluate.run:run",
           "trivet.evaluate.run:EvaluateSummary", ("results", "table"),
           finish="trivet.report.evaluation:finish"),
+    Stage("tradeoff", "size, speed and quality of a model and of what was made of it; pick one by limits",
+          "trivet.compress.tradeoff_config:TradeoffConfig", "trivet.compress.tradeoff:run",
+          "trivet.compress.tradeoff:TradeoffSummary", ("results", "table"), finish="trivet.report.tradeoff:finish"),
 )}
 
 

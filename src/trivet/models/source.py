@@ -112,15 +112,18 @@ def require_hub(name: str) -> None:
             mend=f"check the path or the network, or use the embedded model: --model {EMBEDDED}")
 
 
-def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder (of its base, where the folder is an adapter without one)."""
+def load_tokenizer(source: ModelSource, *, inside: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder (of its base, where the folder is an adapter without one).
+
+    inside: the GGUF file of the folder that holds it.
+    """
     from transformers import AutoTokenizer
 
     folder = source.folder
     if source.is_adapter and not (folder / "tokenizer_config.json").is_file():
         folder = adapter_base(source).folder
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **{"gguf_file": inside} if inside else {})
     except Exception as error:  # as with models, a damaged folder raises anything
         raise TrivetError(f"the tokenizer does not load: {_short(error)}", file=folder, field="model",
                           mend="put tokenizer.json and tokenizer_config.json into the folder") from None
