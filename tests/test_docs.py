@@ -25,6 +25,7 @@ QUICK = {
             "--no-check", "--lora.last-layers", "1", "--evaluation.share", "0.05"],
     "distill": ["--limit", "2", "--sampling.max-new-tokens", "4", "--batch", "2"],
     "dpo": ["--epochs", "0.01", "--lora.last-layers", "1", "--batch", "2", "--max-length", "80"],
+    "quantize": ["--held-out.windows", "1", "--held-out.length", "32"],
     "evaluate": ["--limit", "2", "--sampling.max-new-tokens", "4"],
     "constitution show": [], "constitution check": [],
     "evaluate suites": [], "evaluate compare": [], "reward audit": ["--limit", "2"],
