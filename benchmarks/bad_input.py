@@ -377,7 +377,7 @@ READERS: dict[str, tuple[str, Row, Callable[[Place], list[str]]]] = {
     "prefer": ("--completions", answered(), lambda p: ["--judge.by", p.tiny]),
     "distill": ("--data", {"prompt": "Say red.", "completion": "red"},
                 lambda p: ["--teacher.by", p.tiny, "--student.layers", "1"]),
-    "prune": ("--calibration.data", {"text": "Say red."}, lambda p: [
+    "prune": ("--calibration.data", {"text": "Say red and green."}, lambda p: [
         "--model", p.tiny, "--method", "wanda", "--calibration.length", "16", "--held-out.length", "16"]),
 }
 FILE_FAULTS: list[tuple[str, Callable[[Place, str], str], str]] = [
