@@ -161,10 +161,19 @@ def test_an_adapter_is_merged_and_a_quantized_model_refused(quantize, tiny_model
     assert "quantized already" in capsys.readouterr().err
 
 
+def told(model):
+    """What an engine tells of a text."""
+    def distribution(ids):
+        with torch.no_grad():
+            return torch.log_softmax(model(input_ids=torch.tensor([list(ids)])).logits[0].float(), -1).numpy()
+
+    return distribution
+
+
 def test_outputs_compared_by_hand(tiny_model_folder, make_tiny, tmp_path) -> None:
     source, other = load(tiny_model_folder), load(make_tiny(tmp_path / "other", seed=3))
     windows = [torch.arange(10), torch.arange(30, 37)]
-    found = compare(source, other, windows)
+    found = compare(told(source), told(other), windows)
     kl = same = tokens = 0.0
     with torch.no_grad():
         for window in windows:
@@ -178,5 +187,22 @@ def test_outputs_compared_by_hand(tiny_model_folder, make_tiny, tmp_path) -> Non
     assert found.agreement.value == pytest.approx(same / tokens)
     assert found.perplexity == pytest.approx(perplexity(other, windows), rel=1e-5)
     assert found.source_perplexity == pytest.approx(perplexity(source, windows), rel=1e-5)
-    itself = compare(source, source, windows)
+    itself = compare(told(source), told(source), windows)
     assert itself.kl.value == pytest.approx(0, abs=1e-9) and itself.agreement.value == 1 and itself.log_ratio.value == 0
+
+
+def test_the_forms_of_other_runtimes(quantize) -> None:
+    """By their exporters, and compared by their own engines."""
+    pytest.importorskip("xllamacpp")
+    pytest.importorskip("openvino")
+    plain = quantize("--bits", "8", "--group", "None", out="plain")[1]
+    for more, method, settings in (
+            (["--format", "gguf", "--type", "Q8_0", "--group", "64"], "gguf", {"type": "Q8_0", "embeddings": "8"}),
+            (["--format", "openvino", "--bits", "8", "--group", "None"], "openvino", {"bits": 8, "embeddings": "8"})):
+        folder, said = quantize(*more, out=method)
+        variant = read_variant(folder)
+        assert (variant.method, variant.format, variant.settings) == (method, method, settings)
+        assert variant.parameters == plain["parameters"]
+        assert said["source_perplexity"] == pytest.approx(plain["source_perplexity"], rel=1e-4)
+        assert said["kl"]["value"] < 0.02 and said["perplexity"] == pytest.approx(said["source_perplexity"], rel=0.05)
+        assert said["quantized_share"] is None

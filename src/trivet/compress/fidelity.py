@@ -80,9 +80,10 @@ def _position_figures(student: Any, teacher: Any | None, labels: torch.Tensor) -
     return torch.stack(columns, -1)
 
 
-def figures(rows: Sequence[Compared], *, with_teacher: bool, seed: int) -> dict[str, Interval]:
-    """What `compare` found, with intervals over examples: loss (nats a token), accuracy, and beside a teacher its own,
-    KL (nats a token), agreement, and `kept`, accuracy over the teacher's."""
+def figures(rows: Sequence[Compared], *, with_teacher: bool, seed: int,
+            groups: Sequence[int] | None = None) -> dict[str, Interval]:
+    """What `compare` found, with intervals over examples, or over `groups` of them: loss (nats a token), accuracy, and
+    beside a teacher its own, KL (nats a token), agreement, and `kept`, accuracy over the teacher's."""
     names = ["loss", "accuracy"]
     if with_teacher:
         names += ["teacher_loss", "teacher_accuracy", "kl", "agreement", "kept"]
@@ -95,5 +96,6 @@ def figures(rows: Sequence[Compared], *, with_teacher: bool, seed: int) -> dict[
         kept = np.divide(sums[..., 2], sums[..., 4], out=np.full(sums.shape[:-1], np.nan), where=sums[..., 4] > 0)
         return np.concatenate([shares, kept[..., None]], -1)
 
-    found = bootstrap_statistics(np.array(rows), np.arange(len(rows)), statistics, seed=seed)
+    found = bootstrap_statistics(np.array(rows), np.arange(len(rows)) if groups is None else np.asarray(groups),
+                                 statistics, seed=seed)
     return dict(zip(names, found, strict=True))

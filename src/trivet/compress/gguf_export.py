@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from trivet.compress.gguf_tokenizer import PROBES, UNKNOWN, write_tokenizer
+from trivet.compress.quantize_config import GGUFType
 from trivet.errors import TrivetError
 from trivet.models.formats import GGUF_FILE
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from trivet.models.source import ModelSource
 
-GGUFType = Literal["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q5_0", "Q5_1", "Q4_K_M", "Q4_K", "Q4_0", "Q4_1"]
 Embeddings = Literal["keep", "8"]
 _FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 _FILE_TYPES = {"F32": "ALL_F32", "Q4_K": "MOSTLY_Q4_K_S", "Q5_K": "MOSTLY_Q5_K_S"}
