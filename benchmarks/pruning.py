@@ -122,13 +122,11 @@ def main() -> None:
                            "threads": compute.threads}
                     weights, peer_seconds = by_peer(python, job, work)
                     shared = _zeros_shared(ours, weights)
-                    if method == "magnitude":
-                        _magnitude_at(model, weights)
-                        found["ratio_same_share"] = window_losses(model, held_out)
                     _take(ours, weights)
                     theirs = window_losses(ours, held_out)
                     if method == "magnitude":
-                        found["ratio_same_share"] = _perplexity(found["ratio_same_share"] - theirs, chosen.seed)
+                        _magnitude_at(model, weights)
+                        found["ratio_same_share"] = _perplexity(window_losses(model, held_out) - theirs, chosen.seed)
                     zeros = sum(int((w == 0).sum()) for w in weights.values())
                     found |= {"sparsity_llm_compressor": zeros / sum(w.numel() for w in weights.values()),
                               "perplexity_llm_compressor": _perplexity(theirs, chosen.seed),

@@ -71,7 +71,7 @@ def run(config: PruneConfig, run: Run) -> PruneSummary:
         model, found = _shorten(config, run, model, calibrating)
     else:
         model, found = _narrow(config, run, model, calibrating)
-    model.to(_stored_as(config, source))
+    model.to(dtype=_stored_as(config, source))
     zeros = _zeros(model)
     with atomic_folder(run.path("model")) as folder:
         save_merged(model, tokenizer, folder, config.model, "prune")
