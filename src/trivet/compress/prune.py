@@ -58,7 +58,7 @@ def run(config: PruneConfig, run: Run) -> PruneSummary:
     source = resolve(config.model)
     _require_plain(source)
     tokenizer = load_tokenizer(source)
-    model = load_causal_lm(source, torch.float32, compute.device)
+    model: Any = load_causal_lm(source, torch.float32, compute.device)
     wanted = _checked(config, model)
     texts = Texts(config.calibration, config.held_out, model, tokenizer, config.seed)
     calibrating = [] if config.method == "magnitude" else texts.calibration()
