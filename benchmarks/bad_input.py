@@ -35,6 +35,10 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import bad_input_distill
+import bad_input_prune
+import bad_input_quantize
+import bad_input_tradeoff
 from audited import pairs as good_answers
 from common import load_average, options, report
 from conftest import WORDS, build_tiny, preference_rows
@@ -47,7 +51,8 @@ Row = dict[str, Any]
 NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
                "timing.jsonl", "evaluation.jsonl", "guard.jsonl", "evaluations", "rollouts", "checkpoints",
                "evidence.jsonl", "answers", "scores", "speed.jsonl", "base", "judge", "grader", "reference.safetensors",
-               "target", "attacker", "classifier", "critic", "requests.jsonl", "traces.jsonl"}
+               "target", "attacker", "classifier", "critic", "requests.jsonl", "traces.jsonl", "teacher",
+               "asked", "jobs"}
 """What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a model's answers and what was
 said of them, the account of what it asked endpoints."""
 
@@ -371,6 +376,10 @@ READERS: dict[str, tuple[str, Row, Callable[[Place], list[str]]]] = {
     "redteam": ("--attacks", PROMPTS[0], lambda p: ["--target.by", p.tiny, "--no-classify"]),
     "ppo": ("--prompts", PROMPTS[0], lambda p: ["--model", p.tiny, "--reward", "trivet.judge.maths:exact_answer"]),
     "prefer": ("--completions", answered(), lambda p: ["--judge.by", p.tiny]),
+    "distill": ("--data", {"prompt": "Say red.", "completion": "red"},
+                lambda p: ["--teacher.by", p.tiny, "--student.layers", "1"]),
+    "prune": ("--calibration.data", {"text": "Say red and green."}, lambda p: [
+        "--model", p.tiny, "--method", "wanda", "--calibration.length", "16", "--held-out.length", "16"]),
 }
 FILE_FAULTS: list[tuple[str, Callable[[Place, str], str], str]] = [
     ("missing file", lambda p, row: str(p.folder / "nowhere.jsonl"), "no such file"),
@@ -2034,7 +2043,8 @@ PREFER = [
 ]
 
 CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
-         *GUARD, *EVALUATIONS, *MIX, *CONSTITUTION, *REDTEAM, *PREFER]
+         *GUARD, *EVALUATIONS, *MIX, *CONSTITUTION, *REDTEAM, *PREFER, *bad_input_distill.cases(Case),
+         *bad_input_prune.cases(Case), *bad_input_quantize.cases(Case), *bad_input_tradeoff.cases(Case)]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 

@@ -78,10 +78,10 @@ def token_kl(source: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray
 
     A token that the source never says adds nothing. Never below 0 but for rounding, which is cut off.
     """
-    p = source.astype(np.float64)
-    terms = np.exp(p) * np.where(np.isneginf(p), 0.0, p - other.astype(np.float64))
-    found: NDArray[np.float64] = np.maximum(np.where(np.isneginf(p), 0.0, terms).sum(axis=-1), 0.0)
-    return found
+    p, q = source.astype(np.float64), other.astype(np.float64)
+    said = np.isfinite(p)
+    gap = np.subtract(p, q, out=np.zeros_like(p), where=said)
+    return np.maximum((np.exp(p) * gap).sum(axis=-1), 0.0)
 
 
 def _distance(loaded: LoadedEngine, documents: Sequence[Document], tokens: int, file: Path, source: bool

@@ -39,16 +39,18 @@ class Passages:
         """Raises ValueError for no tokens."""
         if not tokens:
             raise ValueError("no tokens to cut prompts from")
-        self._tokens, self._next = tuple(tokens), 0
+        self._tokens, self._next, self._turn = tuple(tokens), 0, 0
 
     def take(self, count: int, length: int) -> list[list[int]]:
-        """`count` prompts of `length` tokens. A text that is used up begins anew, a token further on."""
-        found = []
+        """`count` prompts of `length` tokens. A text that is used up begins anew, each time a token further on, so that
+        no prompt begins as another did (a text of some hundred tokens suffices)."""
+        found, size = [], len(self._tokens)
         for _ in range(count):
-            size, start = len(self._tokens), self._next
-            found.append([self._tokens[(start + i) % size] for i in range(length)])
-            # a step that is no divisor of the length: the same place is not the beginning of a prompt twice soon
-            self._next = (start + length + 1) % size
+            found.append([self._tokens[(self._next + i) % size] for i in range(length)])
+            self._next += length
+            if self._next >= size:
+                self._turn += 1
+                self._next = self._turn % size
         return found
 
 

@@ -46,10 +46,20 @@ def parts(found: Tradeoff, quality: str | None) -> list[Part]:
     lines = list(measures_of(found.rows).values())
     for leg in dict.fromkeys(line.leg for line in lines):
         own = [line for line in lines if line.leg == leg]
-        all_parts.append(Part(leg, tuple(map(table.words, own)), tuple(
+        all_parts.append(Part(leg, tuple(map(short, own)), tuple(
             (name, tuple(_measure(row, line) for line in own))
             for name, row in zip(names, found.rows, strict=True))))
     return all_parts
+
+
+def _name(line: Line) -> str:
+    return line.key.partition(".")[2].replace("_", " ")
+
+
+def short(line: Line) -> str:
+    """A measure's name as a head: `perplexity (per token) ↓`."""
+    unit = f" ({line.unit})" if line.unit else ""
+    return f"{_name(line)}{unit}{ {'higher': ' ↑', 'lower': ' ↓', 'neither': ''}[line.better] }"
 
 
 def _size(row: Row) -> tuple[str, ...]:
@@ -130,7 +140,8 @@ def footnotes(found: Tradeoff, quality: str | None) -> list[str]:
             "turns, each in a process of its own" + (", with the least and the most" if found.rounds > 1 else "")
             + ". tokens/s: of all answers together after the first tokens. × source: round by round. Memory is the "
             "most that the process held, libraries and all.")
-    if any(row.measures for row in found.rows):
+    if lines := measures_of(found.rows):
+        said.append("; ".join(f"{_name(line)}: {line.words}" for line in lines.values()))
         said.append("↑ higher is better, ↓ lower is better. In round brackets: the difference from the source, paired "
                     "by item, with its 95% interval (of a perplexity, by how much it grew); of shares in percentage "
                     f"points. ▲ better, ▼ worse, ◆ changed: significant at 5% after Holm's rule over {found.family} "
@@ -168,9 +179,9 @@ def terminal(part: Part) -> Table:
     from rich.table import Table
 
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, title=part.title, title_justify="left")
-    shown.add_column("", overflow="fold")
+    shown.add_column("", overflow="fold", min_width=min(24, max(len(name) for name, _ in part.rows)))
     for head in part.heads:
-        shown.add_column(escape(head), justify="right", overflow="fold", min_width=8)
+        shown.add_column(escape(head), justify="right", overflow="fold")
     for name, cells in part.rows:
         shown.add_row(escape(name), *(escape(c.replace(" (", "\n(").replace(" [", "\n[", 1)) for c in cells))
     return shown

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from trivet.artifacts import Completions, read_rows, write_rows
+from trivet.artifacts import Completions, atomic_folder, read_rows, write_rows
 from trivet.compress import isolated, quality
 from trivet.compress.speed import Passages, time_workloads
 from trivet.compress.tradeoff_config import TradeoffConfig
@@ -21,9 +21,11 @@ from trivet.compress.tradeoff_plan import plan
 from trivet.compress.tradeoff_results import REWARD
 from trivet.errors import TrivetError
 from trivet.evaluate.base import Score
-from trivet.evaluate.subject import Subject
+from trivet.evaluate.subject import Subject, no_template
 from trivet.generate.engines import load_engine
 from trivet.ledger import Meter, peak_memory
+from trivet.models.merge import merge_policy
+from trivet.models.source import resolve
 from trivet.training.device import Compute, prepare, seed_all
 
 
@@ -38,11 +40,19 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     # counting FLOPs takes time of torch's own, and of no other engine's: what is timed is not counted
     compute = prepare(config.device, None if job["task"] == "speed" else meter)
     seed_all(config.seed)
+    tasks = {"merge": _merge, "speed": _speed, "quality": _quality, "reward": _reward}
     try:
-        found = {"speed": _speed, "quality": _quality, "reward": _reward}[job["task"]](job, config, compute, meter)
+        found = tasks[job["task"]](job, config, compute, meter)
     finally:
         meter.close()
     return found | {"compute": compute.words, "spent": meter.spent().model_dump()}
+
+
+def _merge(job: dict[str, Any], config: TradeoffConfig, compute: Compute, meter: Meter) -> dict[str, Any]:
+    """An adapter merged into its base, as a folder that every engine loads."""
+    with atomic_folder(job["folder"]) as folder:
+        merge_policy(resolve(job["path"]), folder, "tradeoff")
+    return {}
 
 
 def _speed(job: dict[str, Any], config: TradeoffConfig, compute: Compute, meter: Meter) -> dict[str, Any]:
@@ -50,6 +60,8 @@ def _speed(job: dict[str, Any], config: TradeoffConfig, compute: Compute, meter:
     began = time.perf_counter()
     with load_engine(job["path"], compute, field=job["field"], batch_size=max(config.speed.batches)) as loaded:
         ready = time.perf_counter() - began
+        if loaded.plain_template and not config.plain_template:
+            raise no_template(job["path"])  # nothing could be asked of it afterwards
         documents = plan(config, loaded.tokenizer).documents
         # another place of the text in every round, the same for all variants
         tokens = [i for d in documents for i in loaded.tokenizer(d.text, add_special_tokens=False)["input_ids"]]

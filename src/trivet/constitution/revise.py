@@ -180,7 +180,7 @@ def helpful_pairs(plain: Sequence[Tuning], revised: Sequence[Tuning], constituti
     return [Preference(id=f"{row.id}/helpful", prompt_id=row.id.rpartition("/")[0], prompt=row.messages[:-1],
                        chosen=row.messages[-1].content, rejected=other.messages[-1].content,
                        source=f"revise helpful {constitution.sha256[:16]}")
-            for row, other in zip(plain, itertools.cycle(ordered))  # noqa: B905  (a cycle never ends)
+            for row, other in zip(plain, itertools.cycle(ordered))
             if row.messages[-1].content != other.messages[-1].content]
 
 

@@ -51,6 +51,10 @@ def _load(name: str, compute: Compute, batch_size: int) -> LoadedEngine:
         from trivet.generate.llama_cpp_engine import load_gguf
 
         return load_gguf(named or gguf_file(source.folder), compute, batch_size)
+    if form == "openvino":
+        from trivet.generate.openvino_engine import load_openvino
+
+        return load_openvino(source.folder, compute, batch_size)
     return _load_torch(source, compute, batch_size)
 
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from trivet.artifacts import read_json
 from trivet.errors import TrivetError
 from trivet.generate import llama_cpp
 from trivet.generate.base import Capabilities, Generated, LoadedEngine
 from trivet.generate.config import Sampling
 from trivet.generate.rows import Row, begin, by_prompt, draw_rows
 from trivet.generate.stops import StopStrings
+from trivet.models.formats import configured_ends
 from trivet.models.source import ModelSource, load_tokenizer
 
 if TYPE_CHECKING:
@@ -160,7 +160,8 @@ def load_gguf(file: Path, compute: Compute, batch_size: int) -> LoadedEngine:
     except TrivetError:
         model.close()
         raise
-    stops = frozenset({int(tokenizer.eos_token_id)}) | _configured_ends(file.parent, model)
+    configured = configured_ends(file.parent)
+    stops = frozenset({int(tokenizer.eos_token_id)}) | (model.ends if configured is None else configured)
     engine = LlamaCppEngine(model, stops, threads=compute.threads, batch_size=batch_size, exact=model.is_float32,
                             tokenizer=tokenizer)
     return LoadedEngine(engine, tokenizer, "gguf", model.context, stops)
@@ -169,13 +170,3 @@ def load_gguf(file: Path, compute: Compute, batch_size: int) -> LoadedEngine:
 def _tokenizer(file: Path) -> Any:
     beside = (file.parent / "tokenizer.json").is_file()
     return load_tokenizer(ModelSource(str(file), file.parent), inside=None if beside else file.name)
-
-
-def _configured_ends(folder: Path, model: llama_cpp.Model) -> frozenset[int]:
-    """End tokens as the folder's generation_config.json says, as with any other model; else those of the file."""
-    file = folder / "generation_config.json"
-    if not file.is_file():
-        return model.ends
-    found = read_json(file).get("eos_token_id")
-    return frozenset([found] if isinstance(found, int) else found or [])
-

@@ -19,7 +19,8 @@ from trivet.artifacts import read_json, sha256_file
 from trivet.config import EMBEDDED
 from trivet.errors import TrivetError
 from trivet.models.embedded import cache_folder, fetch_embedded
-from trivet.models.formats import RUNTIMES, runtime_format
+from trivet.models.formats import RUNTIMES, quantized_by, runtime_format
+from trivet.models.unpacked import load_unpacked, require_library
 
 if TYPE_CHECKING:
     import torch
@@ -171,6 +172,9 @@ def load_causal_lm(source: ModelSource, dtype: torch.dtype, device: str, *, four
 
         return _load(AutoModelForCausalLM, source, dtype, device, device_map={"": device},
                      quantization_config=quantization(dtype, device))
+    if quantized_by(source.folder) == "compressed-tensors":
+        require_library(source.folder)
+        return load_unpacked(lambda: _load(AutoModelForCausalLM, source, dtype, device))
     return _load(AutoModelForCausalLM, source, dtype, device)
 
 
