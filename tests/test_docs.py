@@ -77,7 +77,7 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
 
 def test_help_names_every_command_and_the_readme_too() -> None:
     readme = (ROOT / "README.md").read_text()
-    others = ["run", "report", "ledger", "constitution", "guard", "models", "label"]
+    others = ["run", "report", "ledger", "constitution", "guard", "sandbox", "models", "label"]
     for name in [*(s.command for s in STAGES.values()), *others]:
         assert f"  {name}" in help_text()
         assert f"`trivet {name}`" in readme
