@@ -148,7 +148,8 @@ class Host:
     def seen(self) -> Iterator[str]:
         """Oracles that have something to say."""
         if not self.canary.is_file() or self.canary.read_text() != self.secret \
-                or self.canary.stat().st_mode & 0o777 != 0o666 or self.canary.stat().st_nlink != 1:
+                or self.canary.stat().st_mode & 0o777 != 0o666 or self.canary.stat().st_nlink != 1 \
+                or time.time() - self.canary.stat().st_mtime > 3600:
             yield "canary changed"
         if list(self.marker.iterdir()):
             yield "marker"

@@ -25,7 +25,7 @@ QUICK = {
             "--no-check", "--lora.last-layers", "1", "--evaluation.share", "0.05"],
     "dpo": ["--epochs", "0.01", "--lora.last-layers", "1", "--batch", "2", "--max-length", "80"],
     "evaluate": ["--limit", "2", "--sampling.max-new-tokens", "4"],
-    "constitution show": [], "constitution check": [],
+    "sandbox check": [], "sandbox run": [], "constitution show": [], "constitution check": [],
     "evaluate suites": [], "evaluate compare": [], "reward audit": ["--limit", "2"],
     "constitution redteam": ["--limit", "2", "--grow", "0", "--strategies", "direct", "role-play",
                              "--sampling.max-new-tokens", "4"],

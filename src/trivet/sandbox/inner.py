@@ -6,8 +6,15 @@ said of it (a line of JSON each) by what was standard error. A program could wri
 checked for its form and its size, and says nothing but what became of this program.
 """
 
+from __future__ import annotations
+
 import json
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself is slow to import
+    from collections.abc import Callable
+    from typing import Any
 
 LONGEST = 10_000
 """Characters of a value's text."""
@@ -15,14 +22,14 @@ WRITTEN = 14_000
 """Bits of an integer that Python writes in digits; of a longer one only its length is told."""
 
 
-def plain(value, budget=20_000, depth=12):
+def plain(value: Any, budget: int = 20_000, depth: int = 12) -> tuple[Any, str]:
     """(data, text) of a value: numbers, texts, lists and dicts as they are, anything else as its text.
 
     budget: how many elements are looked at, so that a value that is small in memory and endless to write does no harm.
     """
     left = [budget]
 
-    def data(item, level):
+    def data(item: Any, level: int) -> Any:
         left[0] -= 1
         if item is None or item is True or item is False:
             return item
@@ -46,10 +53,10 @@ def plain(value, budget=20_000, depth=12):
             return {name(k): data(v, level - 1) for k, v in item.items()}
         return told(item)
 
-    def name(key):
+    def name(key: Any) -> str:
         return key[:LONGEST].encode("utf-8", "replace").decode() if type(key) is str else str(data(key, 1))
 
-    def told(item):
+    def told(item: Any) -> str:
         try:
             return str(item)[:LONGEST].encode("utf-8", "replace").decode()
         except Exception:
@@ -60,14 +67,16 @@ def plain(value, budget=20_000, depth=12):
     return kept, "" if value is None else text[:LONGEST]
 
 
-def main():
+def main() -> None:
     """Take the request, give up rights, run the program, say what became of it."""
     import os
 
     request = json.loads(sys.stdin.buffer.readline())
+    # nothing that the tier left open comes along
+    os.closerange(3, 4096)
     reply = os.fdopen(os.dup(2), "wb", buffering=0)
 
-    def say(**row):
+    def say(**row: Any) -> None:
         reply.write(json.dumps(row).encode() + b"\n")
 
     fault = confine(request)
@@ -82,7 +91,7 @@ def main():
     os._exit(0)
 
 
-def confine(request):
+def confine(request: dict[str, Any]) -> str | None:
     """Hold this process by limits, another user and a filter of calls; the reason where one of them does not hold."""
     import ctypes
     import os
@@ -118,7 +127,7 @@ def confine(request):
     return "the filter of system calls does not hold"
 
 
-def run(request, say):
+def run(request: dict[str, Any], say: Callable[..., None]) -> None:
     """Run the program and say its end: kind `end` with status, value, shown, error, steps, memory."""
     import ast
     import io
@@ -135,7 +144,7 @@ def run(request, say):
     system.stdin = io.StringIO()
     system.argv = ["program.py"]
     names = {"__name__": "__main__", "__builtins__": __builtins__}
-    end = {"status": "ok", "value": None, "shown": "", "error": None}
+    end: dict[str, Any] = {"status": "ok", "value": None, "shown": "", "error": None}
     try:
         if request["prelude"]:
             exec(compile(request["prelude"], "<prelude>", "exec"), names)
@@ -166,14 +175,14 @@ def run(request, say):
     say(kind="end", **end)
 
 
-def find_packages(folders):
+def find_packages(folders: dict[str, str]) -> None:
     """Let packages be imported from folders whose parents can't be listed. folders: name to its file."""
     import importlib.util
     import os
 
     class Finder:
         @staticmethod
-        def find_spec(name, path=None, target=None):
+        def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
             file = folders.get(name)
             inside = [os.path.dirname(file)] if file and os.path.basename(file) == "__init__.py" else None
             if file is None:
@@ -183,7 +192,7 @@ def find_packages(folders):
     sys.meta_path.append(Finder)
 
 
-def told_error(error):
+def told_error(error: BaseException) -> dict[str, Any]:
     """type, message and the innermost line of the program's own."""
     line, trace = None, error.__traceback__
     while trace is not None:

@@ -153,6 +153,8 @@ def _targets(statement: Tokens) -> list[str]:
     depth, last = 0, None
     for place, token in enumerate(statement):
         depth += (token.string in _OPENING) - (token.string in _CLOSING)
+        if token.string == "lambda" and not depth:  # what follows are its defaults
+            break
         if not depth and token.type == tokenize.OP and token.string.endswith("=") \
                 and token.string not in {"==", "!=", "<=", ">=", ":="}:
             last = place

@@ -33,8 +33,8 @@ def run_program(code: str, limits: Limits | None = None, *, steps: int = 0,
     `limits.packages` names one that is not installed.
     """
     limits = limits or Limits()
-    if fault := _unreadable(code):
-        return Result("refused", "", error=fault)
+    if unread := _unreadable(code):
+        return Result("refused", "", error=unread)
     passed_on: dict[str, str] = {}
     kept: NeedsMore | None = None
     for name in tiers:
@@ -46,8 +46,8 @@ def run_program(code: str, limits: Limits | None = None, *, steps: int = 0,
             return _with(TIERS[name].run(code, limits, steps), passed_on)
         except NeedsMore as needs:
             passed_on[name], kept = str(needs), needs
-        except OSError as error:
-            passed_on[name] = str(error)
+        except OSError as fault:
+            passed_on[name] = str(fault)
     if kept is None:
         raise _refused(passed_on)
     # only Monty got to run it: where it lacks something for a fact, the program's error is none of the program's

@@ -44,7 +44,11 @@ class Sandlock:
             raise FileNotFoundError("there is no Python that another user can read")
         files, folders = packages(limits.packages, python)
         seen = list(dict.fromkeys(os.path.realpath(f) for f in [*python.files, *folders]))
-        asked = {"uid": confined.fresh_uid() if os.geteuid() == 0 else None, "seen": seen,
+        found = importlib.util.find_spec("sandlock")
+        if found is None or found.origin is None:
+            raise FileNotFoundError("sandlock is not installed")
+        asked = {"library": str(Path(found.origin).parents[1]), "seen": seen,
+                 "uid": confined.fresh_uid() if os.geteuid() == 0 else None,
                  "hidden": [h for h in python.hidden if not any(f.startswith(h) for f in folders)],
                  "processes": limits.processes,
                  "argv": [python.program, "-I", "-S", "-c", confined.source()]}

@@ -4,6 +4,8 @@ It is started by its path with what to run as JSON; standard streams go straight
 Trivet. Its exit code is the program's, or 128 and the number of the signal.
 """
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import json
@@ -11,10 +13,12 @@ import os
 import signal
 import sys
 import threading
+from typing import Any
 
 
-def main(asked):
+def main(asked: dict[str, Any]) -> None:
     """Become the user, run, hand on the exit code."""
+    sys.path.append(asked["library"])
     import sandlock
 
     parent = os.getppid()
@@ -27,20 +31,22 @@ def main(asked):
     libc.prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         sys.exit(1)
+    # chroot: every path then goes by way of sandlock, which knows nothing but `seen`. Landlock alone holds what is
+    # opened, and lets a file's size, its times and the target of a link be asked
     box = sandlock.Sandbox(
-        fs_readable=asked["seen"], fs_denied=asked["hidden"], clean_env=True, cwd="/", no_coredump=True,
+        chroot="/", fs_readable=asked["seen"], fs_denied=asked["hidden"], clean_env=True, cwd="/", no_coredump=True,
         env={"LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}, max_processes=asked["processes"])
     process = box.popen(asked["argv"])
     group = process.pid
 
-    def stop(number, frame):
+    def stop(number: int, frame: Any) -> None:
         try:
             os.killpg(group, signal.SIGKILL)
         finally:
             os._exit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
-    found = []
+    found: list[Any] = []
     waiting = threading.Thread(target=lambda: found.append(process.wait()), daemon=True)
     waiting.start()
     waiting.join()

@@ -34,6 +34,13 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "setsid": (112, 157), "setpgid": (109, 154),
     # other programs, the network
     "execve": (59, 221), "execveat": (322, 281), "socket": (41, 198),
+    # what Landlock leaves open: rights, owners, times and notes of files, links, other folders, room on disks
+    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None),
+    "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None), "utimes": (235, None),
+    "futimesat": (261, None), "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    "readlink": (89, None), "readlinkat": (267, 78), "chdir": (80, 49), "fchdir": (81, 50), "statfs": (137, 43),
+    "fstatfs": (138, 44),
     # memory that the limit of the address space does not count
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semctl": (66, 191),
     "semop": (65, 193), "semtimedop": (220, 192), "msgget": (68, 186), "msgctl": (71, 187), "msgsnd": (69, 189),
