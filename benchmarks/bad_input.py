@@ -35,6 +35,10 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import bad_input_distill
+import bad_input_quantize
+import bad_input_sandbox
+import bad_input_tradeoff
 from audited import pairs as good_answers
 from common import load_average, options, report
 from conftest import WORDS, build_tiny, preference_rows
@@ -47,7 +51,8 @@ Row = dict[str, Any]
 NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jsonl", "partial.jsonl", "metrics.jsonl",
                "timing.jsonl", "evaluation.jsonl", "guard.jsonl", "evaluations", "rollouts", "checkpoints",
                "evidence.jsonl", "answers", "scores", "speed.jsonl", "base", "judge", "grader", "reference.safetensors",
-               "target", "attacker", "classifier", "critic", "requests.jsonl", "traces.jsonl"}
+               "target", "attacker", "classifier", "critic", "requests.jsonl", "traces.jsonl", "teacher",
+               "asked", "jobs"}
 """What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a model's answers and what was
 said of them, the account of what it asked endpoints."""
 
@@ -370,6 +375,8 @@ READERS: dict[str, tuple[str, Row, Callable[[Place], list[str]]]] = {
     "redteam": ("--attacks", PROMPTS[0], lambda p: ["--target.by", p.tiny, "--no-classify"]),
     "ppo": ("--prompts", PROMPTS[0], lambda p: ["--model", p.tiny, "--reward", "trivet.judge.maths:exact_answer"]),
     "prefer": ("--completions", answered(), lambda p: ["--judge.by", p.tiny]),
+    "distill": ("--data", {"prompt": "Say red.", "completion": "red"},
+                lambda p: ["--teacher.by", p.tiny, "--student.layers", "1"]),
 }
 FILE_FAULTS: list[tuple[str, Callable[[Place, str], str], str]] = [
     ("missing file", lambda p, row: str(p.folder / "nowhere.jsonl"), "no such file"),
@@ -2012,26 +2019,10 @@ PREFER = [
          "no known format of preference data"),
 ]
 
-SANDBOX = [
-    Case("sandbox", "unknown word", lambda p: ["ruun"], "sandbox --help"),
-    Case("sandbox", "no file", lambda p: ["run", "nowhere.py"], "there is no such file"),
-    Case("sandbox", "a folder as a program", lambda p: ["run", p.make("x")], "it can't be read"),
-    Case("sandbox", "a program that is no text", lambda p: ["run", p.raw("x.py", b"x = '\xff'")], "not UTF-8 text"),
-    Case("sandbox", "no time", lambda p: ["run", p.text("x.py", "1"), "--limits.seconds", "0"], "limits.seconds"),
-    Case("sandbox", "memory that Python itself needs",
-         lambda p: ["run", p.text("x.py", "1"), "--limits.memory", "1"], "limits.memory"),
-    Case("sandbox", "seconds that are no number",
-         lambda p: ["run", p.text("x.py", "1"), "--limits.seconds", "nan"], "limits.seconds"),
-    Case("sandbox", "no tier", lambda p: ["run", "--config", p.text("s.yaml", "file: x.py\ntiers: []\n")], "tiers"),
-    Case("sandbox", "a tier that there is not",
-         lambda p: ["run", "--config", p.text("s.yaml", "file: x.py\ntiers: [docker]\n")], "tiers"),
-    Case("sandbox", "an unknown setting in YAML",
-         lambda p: ["run", "--config", p.text("s.yaml", "file: x.py\nlimits: {gpu: 1}\n")], "gpu"),
-    Case("sandbox", "a package that is not installed",
-         lambda p: ["run", p.text("x.py", "import nosuch"), "--limits.packages", "nosuch"], "is not installed"),
-]
-CASES = [*SANDBOX, *FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
-         *GUARD, *EVALUATIONS, *CONSTITUTION, *REDTEAM, *PREFER]
+CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
+         *GUARD, *EVALUATIONS, *CONSTITUTION, *REDTEAM, *PREFER, *bad_input_distill.cases(Case),
+         *bad_input_quantize.cases(Case),
+         *bad_input_tradeoff.cases(Case), *bad_input_sandbox.cases(Case)]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 

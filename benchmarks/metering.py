@@ -29,9 +29,9 @@ from trivet.models.roles import SharedTrunk
 from trivet.models.source import load_causal_lm, load_tokenizer, resolve
 from trivet.policy.passes import response_pass
 from trivet.policy.rollout import layout, make_rollout
-from trivet.policy.sft import token_losses
 from trivet.training.device import prepare
 from trivet.training.flops import counting
+from trivet.training.written import token_losses
 
 
 def torchs() -> FlopCounterMode:

@@ -29,7 +29,7 @@ from conftest import WORDS, build_tiny, preference_rows
 
 COMPARED = ("metrics.jsonl", "evaluation.jsonl", "guard.jsonl", "rollouts/*.jsonl", "evaluations/*.jsonl",
             "model/*.safetensors", "reward/*.safetensors", "reward/calibration.json", "policy/*.safetensors",
-            "evaluation.json")
+            "evaluation.json", "logits/*", "teacher/texts.jsonl")
 
 
 def fixtures(folder: Path) -> dict[str, list[str]]:
@@ -47,6 +47,7 @@ def fixtures(folder: Path) -> dict[str, list[str]]:
     heldout = write("heldout.jsonl", [r for r in rows if int(r["prompt_id"][1:]) >= 18])
     chats = write("chats.jsonl", [{"prompt": f"Say {w} {v}.", "completion": f"{w} and {v}"}
                                   for w in WORDS for v in WORDS[:6]])
+    talks = write("talks.jsonl", [{"prompt": f"Tell {w}!", "completion": f"{w} or not"} for w in WORDS[:4]])
     prompts = write("prompts.jsonl", [{"id": f"q{i}", "prompt": f"Is {WORDS[i % 10]} {WORDS[(i + 3) % 10]} {i}?"}
                                       for i in range(30)])
     (folder / "rewards.py").write_text(
@@ -64,6 +65,13 @@ def fixtures(folder: Path) -> dict[str, list[str]]:
                 "--lora.last-layers", "1", "--answers", "2", "--prompt-baseline"],
         "dpo": ["dpo", "--preferences", train, "--heldout", heldout, *common, "--epochs", "4", "--batch", "4",
                 "--optimizer.lr", "1e-2", "--label-smoothing", "0.1"],
+        "distill": ["distill", "--data", chats, "--heldout", talks, "--teacher.by", str(model), "--student.layers", "1",
+                    *common[2:], "--epochs", "2", "--batch", "6", "--micro-batch", "3", "--max-length", "64",
+                    "--optimizer.lr", "1e-2", "--on-policy", "0.5", "--sampling.max-new-tokens", "6"],
+        "distill-stored": ["distill", "--prompts", prompts, "--teacher.by", str(model), "--teacher.top-k", "8",
+                           "--student.by", str(model), *common[2:], "--epochs", "6", "--batch", "4", "--max-length",
+                           "64", "--optimizer.lr", "1e-2", "--sampling.max-new-tokens", "6", "--quantize.on",
+                           "--quantize.group", "32", "--no-packing"],
         "grpo": ["ppo", "--prompts", prompts, *common, "--reward", "rewards:vowels", "--no-check", "--stop.steps", "14",
                  "--rollout", "8", "--micro-batch", "4", "--sampling.max-new-tokens", "10", "--evaluation.every", "4",
                  "--optimizer.lr", "1e-2", "--advantage", "grpo", "--answers", "4",
@@ -74,6 +82,7 @@ def fixtures(folder: Path) -> dict[str, list[str]]:
 _SERVER = multiprocessing.get_context("forkserver")
 # imported once, in a process that every stage is then forked from: a start takes a tenth of a second
 _SERVER.set_forkserver_preload(["trivet.cli", "trivet.policy.ppo", "trivet.policy.sft", "trivet.policy.dpo",
+                                "trivet.compress.distill",
                                 "trivet.reward.train", "peft", "transformers.models.llama.modeling_llama"])
 
 

@@ -27,6 +27,7 @@ the road, a command each (reads files, writes a run folder, resumes when run aga
 around it:
   label        people rank completions in a web app: trivet label serve completions.jsonl
   run          all steps of a recipe in one run folder: trivet run quickstart
+  compress     smaller forms of a model by a recipe, weighed in one table: trivet compress --model runs/demo
   report       the HTML page of a run folder: trivet report runs/demo
   ledger       what each step cost and what it bought, with a chart: trivet ledger runs/demo
   constitution principles in a file, checked and shown: trivet constitution check my.yaml
@@ -48,16 +49,16 @@ def help_text() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 1 a condition of `evaluate --fail-if` holds, or `reward audit` or `guard check
-    --fail-if-hacked` calls a reward gamed, or a program in `sandbox run` fails, 2 something for the user to mend, 130
-    interrupted."""
+    """Entry point. Exit codes: 0 done, 1 a condition of `evaluate --fail-if` holds, `reward audit` or `guard check
+    --fail-if-hacked` calls a reward gamed, a program in `sandbox run` fails, or no variant keeps within the limits of
+    `tradeoff`, 2 something for the user to mend, 130 interrupted."""
     huge_pages()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
         with _together() as takes_part:
-            if takes_part or arguments[:1] == ["run"] or _is_stage(arguments):
+            if takes_part or arguments[:1] in (["run"], ["compress"]) or _is_stage(arguments):
                 _dispatch(arguments)
     except TrivetError as error:
         if debug:
@@ -123,7 +124,7 @@ def _dispatch(arguments: list[str]) -> None:
         stage = STAGES[command]
         more = {"ppo": "; --plan prints memory and step time instead (trivet ppo --plan --help)",
                 "reward": "; `trivet reward audit` asks afterwards what it wrongly prefers"}.get(command, "")
-        config = parse(stage.config_type(), _positional(rest, "model") if command == "evaluate" else rest,
+        config = parse(stage.config_type(), _named(command, rest),
                        stage.command, stage.help + more)
         summary = run_stage(stage, config)
         from trivet.report.terminal import print_summary
@@ -135,6 +136,11 @@ def _dispatch(arguments: list[str]) -> None:
 
         options = parse(RecipeOptions, _positional(rest, "recipe"), command, "run all steps of a recipe")
         run_recipe(options)
+    elif command == "compress":
+        from trivet.pipeline import CompressOptions, run_compress
+
+        run_compress(parse(CompressOptions, _positional(rest, "recipe"), command,
+                           "build smaller forms of a model by a recipe, and weigh them against one another"))
     elif command == "report":
         from trivet.report.config import ReportConfig
         from trivet.report.page import write_report
@@ -172,7 +178,8 @@ def _dispatch(arguments: list[str]) -> None:
     else:
         import difflib
 
-        known = [*STAGES, "label", "run", "report", "ledger", "constitution", "guard", "sandbox", "models"]
+        known = [*STAGES, "label", "run", "compress", "report", "ledger", "constitution", "guard",
+                 "sandbox", "models"]
         near = difflib.get_close_matches(command, known, 1)
         raise TrivetError(f"there is no command {command!r}",
                           mend=f"did you mean `trivet {near[0]}`?" if near else "see `trivet --help`")
@@ -187,6 +194,17 @@ def _records_of(run: Path) -> Iterator[None]:
         raise TrivetError(f"a record of this run is not what its stage wrote ({type(error).__name__}: {error})",
                           file=run, mend="run the stage again whose file was changed (--debug shows where)"
                           ) from error
+
+
+def _named(command: str, rest: list[str]) -> list[str]:
+    """A stage's arguments with their names: `evaluate MODEL`, `tradeoff MODEL VARIANT …`."""
+    if command == "evaluate":
+        return _positional(rest, "model")
+    if command != "tradeoff":
+        return rest
+    place = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
+    variants = ["--variants", *rest[1:place]] if place > 1 else []
+    return _positional([*rest[:min(place, 1)], *variants, *rest[place:]], "model")
 
 
 def _positional(rest: list[str], name: str) -> list[str]:

@@ -26,8 +26,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from trivet import __version__, ledger
-from trivet.artifacts import atomic_write, write_json
-from trivet.config import StageConfig, fingerprint, load_yaml, validate, yaml_value
+from trivet.artifacts import atomic_write, write_json, write_rows
+from trivet.config import EMBEDDED, StageConfig, fingerprint, load_yaml, validate, yaml_value
 from trivet.errors import TrivetError
 from trivet.judge.config import Judging
 from trivet.runs import Summary, finished, input_hashes, recorded_fingerprint
@@ -55,6 +55,34 @@ class RecipeOptions(BaseModel):
     """Do steps anew whose settings or inputs have changed since."""
     force: bool = False
     """Go on with a model that fails the capability check."""
+
+
+class CompressOptions(BaseModel):
+    """Options of `trivet compress`."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    recipe: str = "compress"
+    """A recipe whose last step is `tradeoff`: a YAML file, or the name of one that comes with Trivet."""
+    model: str = EMBEDDED
+    """What is made smaller: a model, or the folder of a run that aligned one. Of a run its policy is taken, with the
+    reward that only looked on and the prompts that were held out, so that the table tells what is left of the
+    alignment."""
+    reward: str | None = None
+    """The reward model that scores answers. Default: the run's, where `model` is one."""
+    max_latency: float | None = Field(None, gt=0)
+    """Choose among those that answer within so many seconds; see `trivet tradeoff --help`."""
+    max_size: str | None = None
+    """Choose among those of at most this size on the disk, such as 120MB."""
+    max_quality_loss: float | None = Field(None, ge=0)
+    """Choose among those that lose at most this against the source."""
+    out: Path | None = None
+    """Run folder. Default: runs/NAME."""
+    set: list[str] = []
+    """Changes: STEP.SETTING=VALUE, or VARIABLE=VALUE."""
+    quick: bool = False
+    """The recipe's small counts: to see that all works, not for figures."""
+    overwrite: bool = False
+    """Do steps anew whose settings or inputs have changed since."""
 
 
 class Step(BaseModel):
@@ -209,7 +237,7 @@ def run_recipe(options: RecipeOptions) -> dict[str, Any]:
     """
     recipe, file, lines = load_recipe(options.recipe)
     recipe = apply_changes(recipe, options.set)
-    out = options.out or Path("runs") / (recipe.name + ("-quick" if options.quick else ""))
+    out = options.out or _default_out(recipe, options.quick)
     before: list[str] = []
     for step in recipe.steps:
         config = configuration(step, recipe, before, out, options, file, lines, strict=False)
@@ -247,6 +275,50 @@ def run_recipe(options: RecipeOptions) -> dict[str, Any]:
     return figures
 
 
+def run_compress(options: CompressOptions) -> dict[str, Any]:
+    """Build the variants of a recipe and weigh them against one another; gives what `run_recipe` does.
+
+    Raises TrivetError before anything starts for a recipe that does not end in `tradeoff`, and as `run_recipe` does.
+    """
+    recipe, file, lines = load_recipe(options.recipe)
+    last = recipe.steps[-1]
+    if last.stage != "tradeoff":
+        raise TrivetError("this recipe does not end with the stage `tradeoff`", file=file, field="steps",
+                          line=lines.get(("steps", len(recipe.steps) - 1, "stage")),
+                          mend="end it so, or run it by `trivet run`")
+    out = options.out or _default_out(recipe, options.quick)
+    given = {"model": options.model} | ({"reward": options.reward} if options.reward is not None else {})
+    from trivet.report.aligned import aligned, is_run
+
+    if is_run(Path(options.model)):
+        found = aligned(Path(options.model))
+        given["model"] = str(found.policy)
+        print(f"the policy of {options.model}: {found.policy}")
+        if options.reward is None and found.reward is not None:
+            given["reward"] = str(found.reward)
+            print(f"its answers are scored by {found.reward}, " + (
+                "which it was not trained on" if found.looked_on else "on which it was trained: what it lost is then "
+                "more than what a reader would say it lost"))
+        if found.prompts:
+            given["prompts"] = str(out / "heldout.jsonl")
+            if is_rank_0():
+                write_rows(out / "heldout.jsonl", found.prompts)
+    for name in given:
+        if name not in recipe.variables:
+            raise TrivetError(f"this recipe has no variable {name!r}", file=file, field="variables",
+                              mend=f"add `{name}: …` under `variables`, and use ${{{name}}} in its steps")
+    limits = {name: value for name in ("max_latency", "max_size", "max_quality_loss")
+              if (value := getattr(options, name)) is not None}
+    return run_recipe(RecipeOptions(
+        recipe=options.recipe, out=out, quick=options.quick, overwrite=options.overwrite,
+        set=[*(f"{k}={v}" for k, v in given.items()), *(f"{last.name}.{k}={v}" for k, v in limits.items()),
+             *options.set]))
+
+
+def _default_out(recipe: Recipe, quick: bool) -> Path:
+    return Path("runs") / (recipe.name + ("-quick" if quick else ""))
+
+
 def _changed(stage: Stage, config: StageConfig) -> bool:
     found = recorded_fingerprint(config.out)
     return found is not None and found != fingerprint(stage.name, config, input_hashes(config))
@@ -254,7 +326,7 @@ def _changed(stage: Stage, config: StageConfig) -> bool:
 
 def _code_paths(config: StageConfig) -> list[str]:
     named = getattr(config, "reward", [])
-    named = list(named) if isinstance(named, list) else [named]
+    named = list(named) if isinstance(named, list) else [named] if named else []
     named += [part.by for _, part in config if isinstance(part, Judging) and part.by is not None]
     return [m[1] for m in map(_CODE.fullmatch, named) if m]
 

@@ -37,7 +37,7 @@ from trivet.artifacts import (
 from trivet.config import StageConfig, dump_yaml, fingerprint
 from trivet.errors import TrivetError
 
-MODEL_FILES = ("config.json", "adapter_config.json")
+MODEL_FILES = ("config.json", "adapter_config.json", "variant.json", "openvino_model.xml")
 
 
 class Artifact(BaseModel):
@@ -181,7 +181,8 @@ def _input_hash(item: str | Path, field: str) -> str:
             raise TrivetError("this is a folder, not a file", file=path, field=field,
                               mend="give the path of the file in it")
         # any other folder is no model, which the stage says: hashing a home folder would take hours
-        return sha256_path(path) if any((path / f).is_file() for f in MODEL_FILES) else str(item)
+        model = any((path / f).is_file() for f in MODEL_FILES) or any(path.glob("*.gguf"))
+        return sha256_path(path) if model else str(item)
     if not os.path.exists(path):
         if isinstance(item, Path):
             raise TrivetError("no such file", file=path, field=field,

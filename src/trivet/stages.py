@@ -80,14 +80,23 @@ STAGES = {s.name: s for s in (
     Stage("dpo", "align a model to preference pairs directly, without a reward model",
           "trivet.policy.dpo_config:DPOConfig", "trivet.policy.dpo:run",
           "trivet.policy.dpo:DPOSummary", ("policy", "model", "evaluation"), trains=True),
+    Stage("distill", "a smaller student learns from a frozen teacher: soft labels and hard ones",
+          "trivet.compress.distill_config:DistillConfig", "trivet.compress.distill:run",
+          "trivet.compress.distill:DistillSummary", ("model", "logits", "evaluation"), trains=True),
     Stage("prefer", "preference pairs by AI feedback: a judge compares answers by principles",
           "trivet.constitution.prefer_config:PreferConfig", "trivet.constitution.prefer:run",
           "trivet.constitution.prefer:PreferSummary",
           ("preferences", "completions", "comparisons", "people", "agreement"), typed="constitution prefer"),
+    Stage("quantize", "weights as integers: 8, 4 or 3 bits, by rounding or GPTQ",
+          "trivet.compress.quantize_config:QuantizeConfig", "trivet.compress.quantize:run",
+          "trivet.compress.quantize:QuantizeSummary", ("model", "layers")),
     Stage("evaluate", "helpful, honest, harmless, still capable? One table, beside a base",
           "trivet.evaluate.config:EvaluateConfig", "trivet.evaluate.run:run",
           "trivet.evaluate.run:EvaluateSummary", ("results", "table"),
           finish="trivet.report.evaluation:finish"),
+    Stage("tradeoff", "size, speed and quality of a model and of what was made of it; pick one by limits",
+          "trivet.compress.tradeoff_config:TradeoffConfig", "trivet.compress.tradeoff:run",
+          "trivet.compress.tradeoff:TradeoffSummary", ("results", "table"), finish="trivet.report.tradeoff:finish"),
 )}
 
 

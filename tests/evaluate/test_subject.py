@@ -14,7 +14,10 @@ from trivet.errors import TrivetError
 from trivet.evaluate import subject as module
 from trivet.evaluate.config import EvaluateConfig
 from trivet.evaluate.subject import SPEED, Subject, speeds
+from trivet.generate.base import Capabilities
+from trivet.generate.choices import Fork
 from trivet.generate.config import Sampling
+from trivet.generate.engines import load_engine
 from trivet.training.device import Compute
 
 PROMPTS = [Prompt(id=f"p{i}", messages=[Message(role="user", content="what is it " * (1 + i * 5 % 7))])
@@ -112,3 +115,50 @@ def test_another_batch_size_is_another_evaluation(tiny, tmp_path, capsys) -> Non
     with pytest.raises(SystemExit) as stopped:
         main([*words, "--batch-size", "3"])
     assert stopped.value.code == 2 and "batch_size differs" in capsys.readouterr().err
+
+
+class Foreign:
+    """An engine that shows no torch model: what llama.cpp and OpenVINO are to a subject."""
+
+    def __init__(self, engine, capabilities: Capabilities) -> None:
+        self._engine, self.capabilities = engine, capabilities
+        self.generate, self.score = engine.generate, engine.score
+        self.stops, self.batch_size, self.progress = engine.stops, 2, None
+
+
+def test_any_engine_can_be_the_subject(tiny, tmp_path) -> None:
+    """Answers, and log-probabilities of text, are those of the subject that torch loaded itself."""
+    compute = Compute("cpu", torch.float32, 1)
+    own = Subject(str(tiny), tmp_path / "own", compute, seed=0, batch_size=2)
+    loaded = load_engine(tiny, compute, batch_size=2)
+    loaded.engine = Foreign(loaded.engine, Capabilities(logps=True, score=True))
+    other = Subject(str(tiny), tmp_path / "other", compute, seed=0, loaded=loaded)
+    assert other.model is None and other.context == own.context == 256
+    assert [r.completions[0].text for r in other.answer("s", PROMPTS, SAMPLING)] == [
+        r.completions[0].text for r in own.answer("s", PROMPTS, SAMPLING)]
+    forks = [Fork((5, 6, 7), ((8, 9), (8, 10, 11))), Fork((12,), ((13, 14),))]
+    said: list[int] = []
+    found = other.logps(forks, said.append)
+    assert said == [1, 1]
+    for mine, theirs in zip(found, own.logps(forks), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-4)
+    with pytest.raises(TrivetError, match="longer than"):
+        other.logps([Fork(tuple(range(5, 255)), (tuple(range(5, 20)),))])
+
+
+def test_an_engine_that_cannot_score_says_so(tiny, tmp_path) -> None:
+    loaded = load_engine(tiny, Compute("cpu", torch.float32, 1))
+    loaded.engine = Foreign(loaded.engine, Capabilities(logps=False, score=False))
+    subject = Subject("variant", tmp_path / "r", Compute("cpu", torch.float32, 1), seed=0, loaded=loaded)
+    with pytest.raises(TrivetError, match="no log-probabilities"):
+        subject.logps([Fork((5,), ((6,),))])
+
+
+def test_a_loaded_model_without_a_template_is_refused_too(make_tiny, tmp_path) -> None:
+    loaded = load_engine(make_tiny(tmp_path / "m", chat=False), Compute("cpu", torch.float32, 1))
+    for plain in (False, True):
+        if plain:
+            Subject("v", tmp_path / "r", Compute("cpu", torch.float32, 1), seed=0, loaded=loaded, plain_template=True)
+        else:
+            with pytest.raises(TrivetError, match="no chat template"):
+                Subject("v", tmp_path / "r", Compute("cpu", torch.float32, 1), seed=0, loaded=loaded)

@@ -15,8 +15,8 @@ from trivet.models.roles import SharedTrunk
 from trivet.models.source import load_causal_lm, load_tokenizer, resolve
 from trivet.policy.config import PPOConfig
 from trivet.policy.ptx import EarlierData, summed_loss
-from trivet.policy.sft import collate, token_losses
 from trivet.stages import STAGES, run_stage
+from trivet.training.written import collate, token_losses
 
 ANSWERS = [{"prompt": f"Say {w}.", "completion": f"{w} it is"} for w in ("red", "green", "blue", "warm", "cold")]
 

@@ -15,8 +15,8 @@ from trivet.data.supervised import Example, pack_rows, read_conversations, token
 from trivet.errors import TrivetError
 from trivet.models.source import load_tokenizer, resolve
 from trivet.policy.config import SFTConfig
-from trivet.policy.sft import IGNORED, collate, token_losses
 from trivet.stages import STAGES, run_stage
+from trivet.training.written import IGNORED, collate, token_losses
 
 CHAT = [Message(role="user", content="Count to five."), Message(role="assistant", content="one two"),
         Message(role="user", content="Go on."), Message(role="assistant", content="three four five")]

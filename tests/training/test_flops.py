@@ -22,11 +22,11 @@ from trivet.models.source import load_causal_lm, load_tokenizer, resolve
 from trivet.policy.config import PPOConfig
 from trivet.policy.passes import evaluate_tokens
 from trivet.policy.rollout import layout, make_rollout
-from trivet.policy.sft import token_losses
 from trivet.policy.update import make_optimizer, update
 from trivet.policy.vocabulary import linear_logps
 from trivet.training.device import prepare
 from trivet.training.flops import FlopCounter, counting
+from trivet.training.written import token_losses
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""`kill -9` at several points of sft, reward and ppo; run again; equal bit for bit to an uninterrupted run.
+"""`kill -9` at several points of each training stage; run again; equal bit for bit to an uninterrupted run.
 
 benchmarks/resume.py does it at 20 random moments a stage.
 """
@@ -14,7 +14,7 @@ import pytest
 
 from resume import Stage, differing, finish, fixtures, kill_when, lines
 
-STAGES = ("sft", "reward", "ppo", "grpo", "dpo")
+STAGES = ("sft", "reward", "ppo", "grpo", "dpo", "distill", "distill-stored")
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from pydantic import ValidationError
 from trivet.artifacts import Completions, Prompt, json_lines, row_error
 from trivet.data.chat import context_length, ensure_template, prompt_ids, require_room, stop_token_ids
 from trivet.errors import TrivetError
+from trivet.generate.base import LoadedEngine, LocalEngine
+from trivet.generate.choices import Fork, score_forks
 from trivet.generate.config import Sampling
 from trivet.generate.sample import completed, prompt_seed
 from trivet.generate.torch_engine import TorchEngine
@@ -35,10 +38,15 @@ def open_tokenizer(name: str, plain_template: bool) -> tuple[ModelSource, Any]:
     source = resolve(name)
     tokenizer: Any = load_tokenizer(source)
     if ensure_template(tokenizer) and not plain_template:
-        raise TrivetError("this model has no chat template: it was not tuned to answer", file=source.folder,
-                          field="model", mend="give an instruction-tuned model, put its chat_template.jinja into "
-                          "the folder, or go on in a plain User:/Assistant: form with --plain-template")
+        raise no_template(source.folder)
     return source, tokenizer
+
+
+def no_template(model: str | Path) -> TrivetError:
+    """The error of a model without a chat template."""
+    return TrivetError("this model has no chat template: it was not tuned to answer", file=model, field="model",
+                       mend="give an instruction-tuned model, put its chat_template.jinja into the folder, or go on in "
+                       "a plain User:/Assistant: form with --plain-template")
 
 
 class Subject:
@@ -49,15 +57,23 @@ class Subject:
 
     def __init__(self, name: str, folder: Path, compute: Compute, *, seed: int, batch_size: int = 64,
                  plain_template: bool = False, grader: Judge | None = None,
-                 count: Callable[[str, int], None] | None = None) -> None:
+                 count: Callable[[str, int], None] | None = None, loaded: LoadedEngine | None = None) -> None:
+        """loaded: an engine that holds the model, of whatever kind; else torch loads it here. `model` is None where it
+        is not torch that holds the weights."""
         self.name, self.folder, self.seed, self.compute = name, folder, seed, compute
         self.grader, self.count = grader, count or (lambda kind, tokens: None)
-        source, self.tokenizer = open_tokenizer(name, plain_template)
-        self.model: Any = load_causal_lm(source, compute.trunk, compute.device)
-        self.context = context_length(self.model)
-        self.engine = TorchEngine(self.model, self.tokenizer.pad_token_id,
-                                  stop_token_ids(self.model, self.tokenizer), batch_size=batch_size,
-                                  tokenizer=self.tokenizer)
+        if loaded is None:
+            source, self.tokenizer = open_tokenizer(name, plain_template)
+            model: Any = load_causal_lm(source, compute.trunk, compute.device)
+            self.engine: LocalEngine = TorchEngine(
+                model, self.tokenizer.pad_token_id, stop_token_ids(model, self.tokenizer), batch_size=batch_size,
+                tokenizer=self.tokenizer)
+            self.context = context_length(model)
+        else:
+            if loaded.plain_template and not plain_template:
+                raise no_template(name)
+            self.engine, self.tokenizer, self.context = loaded.engine, loaded.tokenizer, loaded.context
+        self.model: Any = getattr(self.engine, "model", None)
         folder.mkdir(parents=True, exist_ok=True)
 
     def answer(self, suite: str, prompts: Sequence[Prompt], sampling: Sampling, *, n: int = 1) -> list[Completions]:
@@ -96,6 +112,29 @@ class Subject:
                 done |= {row.id: row for row in rows}
         self.engine.progress = None
         return [done[p.id] for p in prompts]
+
+    def logps(self, forks: Sequence[Fork], progress: Callable[[int], Any] | None = None) -> list[list[float]]:
+        """Log-probability of each continuation of each fork: by trees where torch holds the model, else by the engine's
+        own `score`, one continuation after the other.
+
+        Raises TrivetError for what is longer than the context, and where the engine can't score.
+        """
+        if self.model is not None:
+            found = score_forks(self.model, forks, progress=progress, count=self.count)
+            return [[s.logp for s in scored] for scored in found]
+        if not self.engine.capabilities.score:
+            raise TrivetError("this engine tells no log-probabilities of given text", file=self.name, field="model",
+                              mend="leave out what needs them (text, truthfulqa), or give the model in another format")
+        sums = []
+        for fork in forks:
+            prompts = [fork.prompt] * len(fork.continuations)
+            require_room([len(fork.prompt) + len(c) for c in fork.continuations], 0, self.context, file=None,
+                         ids=["of the text"] * len(prompts))
+            sums.append([math.fsum(logps) for logps in self.engine.score(prompts, fork.continuations)])
+            self.count("scored", sum(len(fork.prompt) + len(c) for c in fork.continuations))
+            if progress is not None:
+                progress(1)
+        return sums
 
 
 def cut_torn_line(path: Path) -> None:

@@ -55,6 +55,8 @@ class Engine(Protocol):
 class LocalEngine(Engine, Protocol):
     """An engine in this process. It holds the weights, can tell whole distributions, and is closed when done with."""
 
+    stops: frozenset[int]
+    """Tokens that end an answer. The caller may empty it: each answer is then as long as its limit, as timing wants."""
     batch_size: int
     """Answers at work at once."""
     progress: Callable[[int], None] | None

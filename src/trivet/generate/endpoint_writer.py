@@ -61,7 +61,8 @@ class EndpointWriter:
                 keep.write([(i, written)])
                 found.append(written)
 
-            self.client.ask(asks[i].messages, _options(sampling, seeds[i]), what=repr(asks[i].id), stop=stop, land=land)
+            self.client.ask(asks[i].messages, request_options(sampling, seeds[i]), what=repr(asks[i].id), stop=stop,
+                            land=land)
             return found[0]
 
         failures = ask_all(range(len(asks)), one, keep.settle, self.client.settings.concurrency)
@@ -72,7 +73,8 @@ class EndpointWriter:
             raise failures[0]
 
 
-def _options(sampling: Sampling, seed: int) -> dict[str, Any]:
+def request_options(sampling: Sampling, seed: int) -> dict[str, Any]:
+    """What of a request says how its reply is to be drawn."""
     options: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p,
                                "max_tokens": sampling.max_new_tokens,
                                "seed": seed % 2**31}  # llama.cpp's server, for one, takes no larger one

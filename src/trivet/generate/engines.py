@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trivet.errors import TrivetError
 from trivet.generate.base import LoadedEngine
-from trivet.models.formats import quantized_by
+from trivet.models.formats import gguf_file, quantized_by, runtime_format
 
 __all__ = ["LoadedEngine", "load_engine"]
 
@@ -43,7 +43,18 @@ def load_engine(name: str | Path, compute: Compute, *, field: str = "model", bat
 def _load(name: str, compute: Compute, batch_size: int) -> LoadedEngine:
     from trivet.models.source import resolve
 
+    path = Path(name).expanduser()
     source = resolve(name)
+    named = path if path.is_file() else None
+    form = "gguf" if named else None if source.is_adapter else runtime_format(source.folder)
+    if form == "gguf":
+        from trivet.generate.llama_cpp_engine import load_gguf
+
+        return load_gguf(named or gguf_file(source.folder), compute, batch_size)
+    if form == "openvino":
+        from trivet.generate.openvino_engine import load_openvino
+
+        return load_openvino(source.folder, compute, batch_size)
     return _load_torch(source, compute, batch_size)
 
 

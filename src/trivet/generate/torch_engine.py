@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trivet.errors import TrivetError
 from trivet.generate.base import Capabilities, Generated
 from trivet.generate.config import Sampling
 from trivet.generate.decoding import StaticDecoding, decoding
-from trivet.generate.sampling import draw, row_uniforms, sample, sampling_logps
+from trivet.generate.rows import Row, begin, by_prompt, draw_rows
+from trivet.generate.sampling import draw, row_uniforms, sampling_logps
 from trivet.generate.static_cache import Prefix, SlotCache
 from trivet.generate.stops import StopStrings
 
@@ -49,25 +49,6 @@ def positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-class _Row:
-    """One answer that is being made."""
-
-    def __init__(self, prompt: int, answer: int, seed: int, limit: int) -> None:
-        self.prompt, self.answer = prompt, answer
-        self.uniforms: list[float] = row_uniforms(seed, answer, limit).tolist()
-        self.tokens: list[int] = []
-        self.logps: list[float] = []
-        self.ended = False
-
-    @property
-    def finished(self) -> bool:
-        return self.ended or len(self.tokens) == len(self.uniforms)
-
-    @property
-    def generated(self) -> Generated:
-        return Generated(tuple(self.tokens), tuple(self.logps), self.ended)
-
-
 class TorchEngine:
     """Generates with a transformers causal model in this process."""
 
@@ -92,16 +73,12 @@ class TorchEngine:
 
         Raises TrivetError for an empty prompt, and for stop strings without a tokenizer.
         """
-        if any(len(p) == 0 for p in prompts):
-            raise TrivetError("a prompt has no tokens", field="messages", mend="give every prompt some text")
         strings = StopStrings(self.tokenizer, sampling.stop)
         limits = [sampling.max_new_tokens] * len(prompts) if limits is None else limits
-        # prompts of like length stand together: they are read side by side, and rows at work differ little
-        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-        rows = [_Row(i, j, seeds[i], limits[i]) for i in order for j in range(n)]
+        rows = begin(prompts, n, seeds, limits)
         longest = max((len(p) + k for p, k in zip(prompts, limits, strict=True)), default=0)
         road = decoding(self.model, self.pad, longest)
-        finished: Iterator[list[_Row]]
+        finished: Iterator[list[Row]]
         if isinstance(road, str):
             self._say(f"is decoded on its own cache, which is slower: {road}")
             batches = [rows[k : k + self.batch_size] for k in range(0, len(rows), self.batch_size)]
@@ -117,10 +94,7 @@ class TorchEngine:
             if take is not None:
                 for row in done:
                     take(row.prompt, row.answer, row.generated)
-        results: list[list[Generated]] = [[] for _ in prompts]
-        for row in rows:
-            results[row.prompt].append(row.generated)
-        return results
+        return by_prompt(rows, len(prompts))
 
     def _say(self, note: str) -> None:
         said = self.model.__dict__.setdefault("_trivet_said", set())
@@ -128,18 +102,13 @@ class TorchEngine:
             said.add(note)
             print(f"{type(self.model).__name__} {note}", flush=True)
 
-    def _draw(self, rows: Sequence[_Row], logits: torch.Tensor, sampling: Sampling, strings: StopStrings) -> None:
-        """A token more for each row, from logits [N, V]."""
-        uniform = torch.tensor([r.uniforms[len(r.tokens)] for r in rows], dtype=torch.float64)
-        for row, token, logp in zip(rows, *sample(logits, sampling, uniform), strict=True):
-            row.tokens.append(token)
-            row.logps.append(logp)
-            row.ended = token in self.stops or strings.complete(row.tokens)
+    def _draw(self, rows: Sequence[Row], logits: torch.Tensor, sampling: Sampling, strings: StopStrings) -> None:
+        draw_rows(rows, logits, sampling, self.stops, strings)
 
-    def _continuous(self, road: StaticDecoding, prompts: Sequence[Sequence[int]], rows: Sequence[_Row],
-                    sampling: Sampling, strings: StopStrings) -> Iterator[list[_Row]]:
+    def _continuous(self, road: StaticDecoding, prompts: Sequence[Sequence[int]], rows: Sequence[Row],
+                    sampling: Sampling, strings: StopStrings) -> Iterator[list[Row]]:
         """Make all rows, at most `batch_size` at once; tells after each step which were finished in it."""
-        waiting, active = deque(rows), list[_Row]()
+        waiting, active = deque(rows), list[Row]()
         read: dict[int, Prefix] = {}
         cache: SlotCache | None = None
         while waiting or active:
@@ -172,7 +141,7 @@ class TorchEngine:
             yield finished
 
     def _read(self, road: StaticDecoding, prompts: Sequence[Sequence[int]],
-              rows: Sequence[_Row]) -> dict[int, Prefix]:
+              rows: Sequence[Row]) -> dict[int, Prefix]:
         """Read the next prompts, as many as fit PREFILL tokens with their padding; the first in any case."""
         chosen: list[int] = []
         for i in dict.fromkeys(r.prompt for r in rows):
@@ -181,8 +150,8 @@ class TorchEngine:
             chosen.append(i)
         return dict(zip(chosen, road.read([prompts[i] for i in chosen]), strict=True))
 
-    def _batch(self, prompts: Sequence[Sequence[int]], rows: list[_Row], sampling: Sampling,
-               strings: StopStrings) -> Iterator[list[_Row]]:
+    def _batch(self, prompts: Sequence[Sequence[int]], rows: list[Row], sampling: Sampling,
+               strings: StopStrings) -> Iterator[list[Row]]:
         """Make rows side by side on the model's own cache; finished ones leave where that pays."""
         device = self.model.device
         chosen = list(dict.fromkeys(r.prompt for r in rows))

@@ -63,3 +63,12 @@ def gguf_file(folder: Path) -> Path:
         raise TrivetError(f"one GGUF file is wanted in this folder, there is: {names}", file=folder, field="model",
                           mend="name the file itself, or keep each in a folder of its own")
     return found[0]
+
+
+def configured_ends(folder: Path) -> frozenset[int] | None:
+    """End tokens as the generation_config.json of a folder says; None where there is none."""
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return None
+    found = read_json(file).get("eos_token_id")
+    return frozenset([found] if isinstance(found, int) else found or [])

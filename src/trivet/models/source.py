@@ -19,7 +19,8 @@ from trivet.artifacts import read_json, sha256_file
 from trivet.config import EMBEDDED
 from trivet.errors import TrivetError
 from trivet.models.embedded import cache_folder, fetch_embedded
-from trivet.models.formats import RUNTIMES, runtime_format
+from trivet.models.formats import RUNTIMES, quantized_by, runtime_format
+from trivet.models.unpacked import load_unpacked, require_library
 
 if TYPE_CHECKING:
     import torch
@@ -112,15 +113,18 @@ def require_hub(name: str) -> None:
             mend=f"check the path or the network, or use the embedded model: --model {EMBEDDED}")
 
 
-def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder (of its base, where the folder is an adapter without one)."""
+def load_tokenizer(source: ModelSource, *, inside: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder (of its base, where the folder is an adapter without one).
+
+    inside: the GGUF file of the folder that holds it.
+    """
     from transformers import AutoTokenizer
 
     folder = source.folder
     if source.is_adapter and not (folder / "tokenizer_config.json").is_file():
         folder = adapter_base(source).folder
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **{"gguf_file": inside} if inside else {})
     except Exception as error:  # as with models, a damaged folder raises anything
         raise TrivetError(f"the tokenizer does not load: {_short(error)}", file=folder, field="model",
                           mend="put tokenizer.json and tokenizer_config.json into the folder") from None
@@ -168,6 +172,9 @@ def load_causal_lm(source: ModelSource, dtype: torch.dtype, device: str, *, four
 
         return _load(AutoModelForCausalLM, source, dtype, device, device_map={"": device},
                      quantization_config=quantization(dtype, device))
+    if quantized_by(source.folder) == "compressed-tensors":
+        require_library(source.folder)
+        return load_unpacked(lambda: _load(AutoModelForCausalLM, source, dtype, device))
     return _load(AutoModelForCausalLM, source, dtype, device)
 
 

@@ -19,9 +19,9 @@ from trivet.errors import TrivetError
 from trivet.models.output_layer import backbone, plain_output_layer
 from trivet.policy.config import PPOConfig
 from trivet.policy.rollout import batch_indices
-from trivet.policy.sft import IGNORED, collate, token_losses
 from trivet.policy.vocabulary import linear_logps
 from trivet.training.ranks import here
+from trivet.training.written import IGNORED, collate, token_losses
 
 _PTX_SEED = 55_001  # apart from the order of the prompts
 
@@ -44,7 +44,7 @@ class EarlierData:
         return sorted((self.examples[i] for i in places), key=lambda e: (len(e.ids), e.ids))
 
     def parts(self, number: int, even: bool = False) -> Iterator[tuple[dict[str, torch.Tensor], float]]:
-        """(tensors as `sft.collate` makes them, learned tokens of the whole step) of each of this rank's passes.
+        """(tensors as `written.collate` makes them, learned tokens of the whole step) of each of this rank's passes.
 
         even: as many passes on each rank; one that is too many counts for nothing: its loss is divided by infinity.
         """
@@ -81,9 +81,9 @@ def earlier_data(config: PPOConfig, tokenizer: Any, context: int | None, device:
 
 
 def summed_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy summed over the learned tokens of a batch of `sft.collate`, in nats, at temperature 1.
+    """Cross-entropy summed over the learned tokens of a batch of `written.collate`, in nats, at temperature 1.
 
-    A scalar; logits are made in chunks where the model's output layer allows it, else by `sft.token_losses`.
+    A scalar; logits are made in chunks where the model's output layer allows it, else by `written.token_losses`.
     """
     layer = plain_output_layer(model)
     if layer is None:

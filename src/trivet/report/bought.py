@@ -99,6 +99,8 @@ _OWN: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], str]]] = {
     "score": (("answers",), lambda s: f"{s['answers']:,} answers scored"),
     "audit": (("pairs", "gamed"), lambda s: f"{s['pairs']:,} worse texts scored; preferred: "
               f"{', '.join(s['gamed']) or 'none shown'}"),
+    "tradeoff": (("variants", "front"), lambda s: f"{s['variants']:,} variants measured; worth having: "
+                 f"{', '.join(s['front'])}"),
     "evaluate": (("measures", "model"), lambda s: f"{len(s['measures'])} measures of {_short(s['model'])}"),
 }
 """By stage: the figures it needs, and its words."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trivet import __version__
 from trivet.artifacts import atomic_write, read_json
-from trivet.report import audit, guard, lifecycle, lifecycle_chart, plots, read
+from trivet.report import audit, guard, lifecycle, lifecycle_chart, plots, read, tradeoff
 from trivet.report.config import ReportConfig
 from trivet.report.findings import Finding, accuracy_finding, findings, lead
 from trivet.report.read import RunFolder, StageRun
@@ -66,18 +66,22 @@ def context(run: RunFolder) -> dict[str, Any]:
     judges = read.judges(run, ppo)
     watched = {s.name: found for s in run.of("ppo") if (found := guard.guarded(s))}
     audited = {s.name: told for s in run.of("audit") if (told := audit.audit(s)) is not None}
+    weighed = {s.name: shown for s in run.of("tradeoff") if (shown := tradeoff.tradeoff(s)) is not None}
     alone = next(iter(audited.values())) if audited and run.single else None
     return {
         "run": run, "version": __version__,
-        "findings": [*findings(run, ppo, figures, judges), *_looked_at(run, watched, audited)],
+        "findings": [*findings(run, ppo, figures, judges), *_looked_at(run, watched, audited),
+                     *(tradeoff.finding(s, weighed[s.name]) for s in run.stages if s.name in weighed)],
         "lead": audit.lead(alone) if alone else lead(run, ppo, figures),
         "rewards": [_reward_section(run, s, role) for s, role in judges],
         "gamed": guard.lead(watched[ppo.name]) if ppo is not None and ppo.name in watched else None,
         "guards": [guard.section(g) for g in watched.values()], "headline": ppo.name if ppo is not None else "",
         "audits": [audit.section(s, audited[s.name], run.single) for s in run.stages if s.name in audited],
+        "tradeoffs": [tradeoff.section(s, weighed[s.name]) for s in run.stages if s.name in weighed],
         "policies": [_ppo_section(s) for s in run.of("ppo")], "answers": _answers(ppo) if ppo else None,
         "cost": _cost(run), "commands": {s.name: _command(s) for s in run.stages}, "seconds": duration,
-        "others": [_other(s) for s in run.stages if s.stage not in {"reward", "ppo"} and s.name not in audited],
+        "others": [_other(s) for s in run.stages if s.stage not in {"reward", "ppo"}
+                   and s.name not in audited | weighed],
         "machines": sorted({s.cost.machine for s in run.stages if s.cost}),
         "total": duration(sum(s.seconds for s in run.stages)),
     }

@@ -1,6 +1,6 @@
 """`transformers.Trainer` in our layout: atomic checkpoints, exact resume, metrics in metrics.jsonl.
 
-Used by every supervised stage (sft, reward; later distill and recovery), each with its own loss and collator.
+Used by every supervised stage (sft, reward, dpo, distill), each with its own loss and collator.
 A loss is a sum divided by the number of items of the whole batch, so that gradient accumulation and the number of
 ranks change nothing. Of several ranks each runs a Trainer that believes itself alone: it draws the batch that all
 draw, and is given its share of it; what must be common is summed here (training/ranks.py, training/shard.py).
@@ -30,6 +30,7 @@ from trivet.training.progress import bar
 from trivet.training.ranks import here
 
 Collate = Callable[[list[Any]], dict[str, Any]]
+Prepare = Callable[[Any, int, list[dict[str, Any]]], None]
 SHARE = "share_of_this_rank"
 """In a batch of one rank among several: 1, or 0 where there were too few rows for it."""
 
@@ -53,15 +54,18 @@ class StageTrainer(Trainer):
     def __init__(
         self, *, run: Run, loss_sum: Callable[[Any, dict[str, Any]], tuple[torch.Tensor, dict[str, float]]],
         items: Callable[[dict[str, Any]], float], keep: int, threads: int, advance: Callable[..., None],
-        **kwargs: Any,
+        prepare: Prepare | None = None, **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._stage_run, self._loss_sum, self._items = run, loss_sum, items
-        self._keep, self._threads, self._advance = keep, threads, advance
+        self._keep, self._threads, self._advance, self._prepare = keep, threads, advance, prepare
         self._figures: dict[str, float] = {}
         self.model_accepts_loss_kwargs = True  # the loss is already divided by the whole batch's items
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+        if self._prepare is not None:
+            # here, since batches are drawn ahead of the step that takes them: only now the weights are this step's
+            self._prepare(self.model, self.state.global_step, batch_samples)
         (items,) = here().total(sum(self._items(b) * b.get(SHARE, 1.0) for b in batch_samples))
         return torch.tensor(items, dtype=torch.float64)
 
@@ -170,12 +174,14 @@ def fit(
     loss_sum: Callable[[Any, dict[str, Any]], tuple[torch.Tensor, dict[str, float]]],
     items: Callable[[dict[str, Any]], float], epochs: float, batch: int, micro_batch: int | None,
     optimizer: Optimizer, checkpoint: Checkpointing, compute: Compute, seed: int, report_to: ReportTo,
-    spread: bool = False,
+    spread: bool = False, prepare: Prepare | None = None,
 ) -> int:
     """Train `model` in place, resuming from the newest whole checkpoint; returns the number of steps.
 
     batch: rows a step, of all ranks; micro_batch: rows a pass of one rank (default: all). spread: over the ranks
-    (FSDP2), from then on; see `shard.rebuilt`. Raises KeyboardInterrupt after Ctrl-C, once the step is done and saved.
+    (FSDP2), from then on; see `shard.rebuilt`. prepare: given the model, the number of steps done and this rank's
+    batches of the next one, which it may change, before their items are counted. Raises KeyboardInterrupt after
+    Ctrl-C, once the step is done and saved.
     """
     if spread and not shard.shard(plain(model), compute.device):
         print("note: this model keeps its blocks in no list: each process holds it whole")
@@ -203,7 +209,7 @@ def fit(
         trainer = StageTrainer(
             run=run, loss_sum=loss_sum, items=items, keep=checkpoint.keep, threads=compute.threads,
             advance=advance, model=model, args=arguments, train_dataset=data, data_collator=_shared_out(collate),
-            callbacks=[stop])
+            callbacks=[stop], prepare=prepare)
         trainer.remove_callback(transformers.PrinterCallback)
         if start is not None:
             advance(checkpoints.step_of(start))

@@ -94,7 +94,6 @@ def windows(ids: Sequence[int], first: int, width: int) -> list[Fork]:
 
 def run(subject: Subject, items: Sequence[Document], config: EvaluateConfig) -> list[Score]:
     """Two scores a document: nats per token (weight: its tokens), bits per byte (weight: its bytes)."""
-    from trivet.generate.choices import score_forks
     from trivet.training.progress import bar
 
     tokenizer = subject.tokenizer
@@ -102,12 +101,10 @@ def run(subject: Subject, items: Sequence[Document], config: EvaluateConfig) -> 
     width = min(WINDOW, subject.context or WINDOW)
     cut = [windows(tokenizer(item.text, add_special_tokens=False)["input_ids"], first, width) for item in items]
     with bar(f"{subject.name}: text", sum(map(len, cut))) as progress:
-        found = iter(score_forks(subject.model, [fork for part in cut for fork in part], progress=progress,
-                                 count=subject.count))
+        found = iter(subject.logps([fork for part in cut for fork in part], progress))
     scores = []
     for item, part in zip(items, cut, strict=True):
-        read_off = [next(found)[0] for _ in part]
-        nats, tokens = -sum(s.logp for s in read_off), sum(s.tokens for s in read_off)
+        nats, tokens = -sum(next(found)[0] for _ in part), sum(len(fork.continuations[0]) for fork in part)
         size = len(item.text.encode())
         for name, value, weight in (("perplexity", nats / tokens, tokens),
                                     ("bits_per_byte", nats / math.log(2) / size, size)):

@@ -144,11 +144,11 @@ def measure(question: Question, logps: Sequence[float]) -> list[Score]:
 
 def run(subject: Subject, items: Sequence[Question], config: EvaluateConfig) -> list[Score]:
     """Scores of all questions. Raises TrivetError where the prompt is longer than the model's context."""
-    from trivet.generate.choices import fork_of, score_forks
+    from trivet.generate.choices import fork_of
     from trivet.training.progress import bar
 
     forks = [fork_of(subject.tokenizer, prompt_of(item.question), [f" {c}" for c in item.choices]) for item in items]
     with bar(f"{subject.name}: truthfulqa", len(items)) as progress:
-        scored = score_forks(subject.model, forks, progress=progress, count=subject.count)
+        scored = subject.logps(forks, progress)
     return [score for item, found in zip(items, scored, strict=True)
-            for score in measure(item, [s.logp for s in found])]
+            for score in measure(item, found)]
