@@ -36,6 +36,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import bad_input_distill
+import bad_input_prune
 import bad_input_quantize
 import bad_input_tradeoff
 from audited import pairs as good_answers
@@ -376,6 +377,8 @@ READERS: dict[str, tuple[str, Row, Callable[[Place], list[str]]]] = {
     "prefer": ("--completions", answered(), lambda p: ["--judge.by", p.tiny]),
     "distill": ("--data", {"prompt": "Say red.", "completion": "red"},
                 lambda p: ["--teacher.by", p.tiny, "--student.layers", "1"]),
+    "prune": ("--calibration.data", {"text": "Say red and green."}, lambda p: [
+        "--model", p.tiny, "--method", "wanda", "--calibration.length", "16", "--held-out.length", "16"]),
 }
 FILE_FAULTS: list[tuple[str, Callable[[Place, str], str], str]] = [
     ("missing file", lambda p, row: str(p.folder / "nowhere.jsonl"), "no such file"),
@@ -2020,8 +2023,7 @@ PREFER = [
 
 CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
          *GUARD, *EVALUATIONS, *CONSTITUTION, *REDTEAM, *PREFER, *bad_input_distill.cases(Case),
-         *bad_input_quantize.cases(Case),
-         *bad_input_tradeoff.cases(Case)]
+         *bad_input_prune.cases(Case), *bad_input_quantize.cases(Case), *bad_input_tradeoff.cases(Case)]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 

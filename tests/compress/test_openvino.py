@@ -12,8 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from conftest import build_tiny, make_tokenizer
-from trivet.compress.openvino_export import export_openvino
-from trivet.compress.openvino_graph import Packing, codes, constants, decoded, stored_matrix
+from trivet.compress.fake_quant import linear_layers
+from trivet.compress.grid import round_to_nearest
+from trivet.compress.openvino_export import export_openvino, write_openvino
+from trivet.compress.openvino_graph import constants, stored_matrix
+from trivet.compress.quantize_config import Grid
 from trivet.errors import TrivetError
 from trivet.generate import openvino_engine
 from trivet.generate.config import Sampling
@@ -140,28 +143,27 @@ def test_the_files_hold_codes_of_the_weights(bits: Any, symmetric: bool, stored:
         assert np.abs(np.exp(loaded.engine.distribution(ids)) - expected).max() < 0.02
 
 
-def test_codes_against_a_loop() -> None:
-    values = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
-    values[1, :4] = 0
-    for packing in (Packing(4, 4, True), Packing(4, 4, False), Packing(8, 0, True)):
-        back = decoded(*codes(values, packing))
-        group = packing.group or 8
-        for row in range(3):
-            for start in range(0, 8, group):
-                part = values[row, start : start + group].astype(np.float64)
-                if packing.symmetric:
-                    top = 2 ** (packing.bits - 1) - 1
-                    scale, zero, low = max(abs(part)) / top, 0.0, -top - 1
-                else:
-                    top, low = 2**packing.bits - 1, 0
-                    scale = (max(part.max(), 0) - min(part.min(), 0)) / top
-                    zero = round(-min(part.min(), 0) / float(np.float16(scale))) if scale else 0
-                if not scale:
-                    assert (back[row, start : start + group] == 0).all()
-                    continue
-                stored = float(np.float16(scale))
-                expected = [(min(max(round(x / stored) + zero, low), top) - zero) * stored for x in part]
-                assert back[row, start : start + group] == pytest.approx(expected, abs=1e-6)
+@pytest.mark.parametrize("scales", ["bfloat16", "float32"])
+@pytest.mark.parametrize("group", [16, None])
+@pytest.mark.parametrize(("bits", "symmetric"), [(8, False), (8, True), (4, False), (4, True)])
+def test_any_grid_is_stored_as_it_was_computed(scales: Any, group: int | None, bits: Any, symmetric: bool,
+                                               tmp_path: Path) -> None:
+    model: Any = load_causal_lm(resolve(str(build_tiny(tmp_path / "m"))), torch.float32, "cpu")
+    grid = Grid(bits=bits, group=group, symmetric=symmetric, scales=scales)
+    quantized = {name: round_to_nearest(layer.weight, grid) for name, layer in linear_layers(model).items()}
+    tokenizer = make_tokenizer()
+    found = write_openvino(model, tokenizer, tmp_path / "o", quantized, bits=bits)
+    kept = constants(ov.Core().read_model(found.file))
+    for name, expected in quantized.items():
+        assert np.array_equal(stored_matrix(kept, f"{name}.weight"), expected.weight().numpy())
+        assert kept[f"{name}.weight/codes"].get_element_type().bitwidth == bits
+    with torch.no_grad():
+        for name, layer in linear_layers(model).items():
+            layer.weight.copy_(quantized[name].weight())
+    with load_engine(tmp_path / "o", CPU) as loaded:
+        ids = loaded.tokenizer(TEXT)["input_ids"]
+        expected = model(input_ids=torch.tensor([ids])).logits[0].softmax(-1).detach().numpy()
+        assert np.abs(np.exp(loaded.engine.distribution(ids)) - expected).max() < 0.02
 
 
 def test_zeros_stay_zeros(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_too_little_text_is_said(jsonl, tokenizer, tmp_path: Path) -> None:
     with pytest.raises(TrivetError, match="the held-out part of this text has 0 tokens"):
         read_windows(path, tokenizer, 2, part="held-out", share=1e-9)
     for name, data, words in (("a.txt", b"", "no text in this file"), ("b.txt", b"\xff\xfe", "not UTF-8"),
-                              ("c.jsonl", b"", "no text in this file")):
+                              ("c.jsonl", b"", "holds no rows")):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(TrivetError, match=words):
             read_windows(tmp_path / name, tokenizer, 8)

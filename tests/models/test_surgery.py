@@ -4,43 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    SmolLM3Config,
-    SmolLM3ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from shapes import KINDS, make
 from trivet.errors import TrivetError
 from trivet.models.surgery import KNOWN, drop_layers, evenly_spaced, keep_channels, keep_groups, sizes
 
-KINDS = {"llama": (LlamaConfig, LlamaForCausalLM), "mistral": (MistralConfig, MistralForCausalLM),
-         "qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-         "smollm3": (SmolLM3Config, SmolLM3ForCausalLM)}
 IDS = torch.arange(3, 27)[None]
-
-
-def make(kind: str = "llama", *, tied: bool = True, **more: object):
-    configuration, model = KINDS[kind]
-    torch.manual_seed(1)
-    shape = dict(vocab_size=50, hidden_size=48, intermediate_size=40, num_hidden_layers=4, num_attention_heads=6,
-                 num_key_value_heads=3, max_position_embeddings=64, initializer_range=0.3, tie_word_embeddings=tied,
-                 head_dim=8, bos_token_id=None, eos_token_id=1, pad_token_id=0)
-    made = model(configuration(**shape | more)).eval()
-    for name, parameter in made.named_parameters():  # norms and biases that are not all alike
-        if parameter.dim() == 1:
-            torch.nn.init.normal_(parameter, 1.0 if "norm" in name else 0.0, 0.3)
-    return made
 
 
 def logits(model) -> torch.Tensor:

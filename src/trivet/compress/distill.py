@@ -82,12 +82,12 @@ def run(config: DistillConfig, run: Run) -> DistillSummary:
     student = _student(config, lessons.basis, compute)
     _require_context(config, student)
     size = parameters(student)
-    before = _evaluate(student, lessons, config)
     masks = keep_zeros(student) if config.keep_zeros else {}
     if config.quantize.on:
         fake_quant.attach(student, config.quantize, "quantize.group")
         if masks:  # the weights that learn have other names now, and are the same
             masks = _renamed(masks, student)
+    before = _evaluate(student, lessons, config)  # of what is to be quantized, rounded
     rows, steps = _train(student, lessons, config, compute, run)
     with shard.whole(student):
         after = _evaluate(student, lessons, config)

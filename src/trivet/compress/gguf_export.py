@@ -38,6 +38,16 @@ _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2"}
 
 
 @dataclass(frozen=True)
+class LayerError:
+    """What rounding did to a layer's weights: ‖W - Ŵ‖² and ‖W‖²."""
+
+    layer: str
+    weights: int
+    squared_error: float
+    squared_norm: float
+
+
+@dataclass(frozen=True)
 class Exported:
     """What an export came to, as measured on the file."""
 
@@ -45,45 +55,51 @@ class Exported:
     parameters: int
     sparsity: float
     """Share of zeros in the matrices of the blocks, as the file gives them back."""
+    errors: tuple[LayerError, ...]
+    """What rounding did to each matrix that is stored in a quantized type."""
     notes: tuple[str, ...]
 
 
 def export_gguf(source: ModelSource, folder: Path, kind: GGUFType = "Q8_0", *,
                 embeddings: Embeddings = "8") -> Exported:
+    """`write_gguf` of a model that is loaded for it; an adapter is merged first. Raises TrivetError as that does."""
+    import torch
+
+    from trivet.models.source import load_causal_lm, load_tokenizer
+
+    require_runtime(kind)
+    tokenizer = load_tokenizer(source)
+    model = load_causal_lm(source, torch.float32, "cpu")
+    return write_gguf(model, tokenizer, folder, kind, embeddings=embeddings, name=Path(source.name).name)
+
+
+def write_gguf(model: Any, tokenizer: Any, folder: Path, kind: GGUFType = "Q8_0", *, embeddings: Embeddings = "8",
+               name: str = "model") -> Exported:
     """Write `model.gguf` into a folder, with the tokenizer's files beside it, and read it back.
 
-    embeddings: Q8_0, or `keep` them in float16; where `kind` is no quantized type they are of that type. An adapter is
-    merged first.
+    model: in float32 on the CPU, whole. embeddings: of embedding and output layer: Q8_0, or `keep` them in float16;
+    where `kind` is no quantized type they are of that type. name: what the file says the model is called.
 
     Raises TrivetError for a model of another family than Llama, Mistral, Qwen2, rotary embeddings of another kind, a
     tokenizer that is no byte-level BPE, and K-quants without llama.cpp.
     """
-    import torch
     from gguf import GGUFWriter
 
-    from trivet.models.source import load_causal_lm, load_tokenizer
-
-    if "_K" in kind:
-        from trivet.generate.llama_cpp import library
-
-        library()
-    tokenizer = load_tokenizer(source)
-    model: Any = load_causal_lm(source, torch.float32, "cpu")
-    family = _family(model.config, source)
+    require_runtime(kind)
+    family = _family(model.config)
+    layers = model.config.num_hidden_layers
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / GGUF_FILE
     writer = GGUFWriter(file, family)
+    fallen: Counter[tuple[str, str]] = Counter()
     try:
-        _header(writer, model.config, kind, source.name)
+        _header(writer, model.config, kind, name)
         parts = write_tokenizer(writer, tokenizer, model.config.vocab_size)
-        given: Counter[str] = Counter()
-        for name, values in _tensors(model, family):
-            stored = _type_of(name, values.shape, kind, embeddings, model.config.num_hidden_layers)
-            if values.ndim > 1 and stored != _type_of(name, (256, 256), kind, embeddings,
-                                                      model.config.num_hidden_layers):
-                given[stored] += 1
-            data = _quantized(values, stored)
-            writer.add_tensor(name, data, raw_dtype=_ggml(stored))
+        for _, stored, values in _tensors(model, family):
+            given = _type_of(stored, values.shape, kind, embeddings, layers)
+            if values.ndim > 1 and (wanted := _type_of(stored, (256, 256), kind, embeddings, layers)) != given:
+                fallen[wanted, given] += 1
+            writer.add_tensor(stored, _quantized(values, given), raw_dtype=_ggml(given))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -91,27 +107,35 @@ def export_gguf(source: ModelSource, folder: Path, kind: GGUFType = "Q8_0", *,
         writer.close()
     tokenizer.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
-    notes = [f"{count} of its matrices have rows that are no multiple of 256 long, and are {name} instead of {kind}"
-             for name, count in sorted(given.items())]
-    return _read_back(file, [*notes, *_tokenizer_notes(file, tokenizer, parts.pre)])
+    notes = [f"{count} of its matrices are {given} instead of {wanted}: their rows are no multiple of 256 long"
+             for (wanted, given), count in sorted(fallen.items())]
+    return _read_back(file, model, family, [*notes, *_tokenizer_notes(file, tokenizer, parts.pre)])
 
 
-def _family(config: Any, source: ModelSource) -> str:
+def require_runtime(kind: GGUFType) -> None:
+    """Raises TrivetError for a K-quant where llama.cpp, whose code makes them, is not installed."""
+    if "_K" in kind:
+        from trivet.generate.llama_cpp import library
+
+        library()
+
+
+def _family(config: Any) -> str:
     """llama.cpp's name of the architecture. Raises TrivetError for one that is not known here."""
     if config.model_type not in _ARCHITECTURES:
         raise TrivetError(f"a model of the kind {config.model_type!r} can't be written as GGUF here",
-                          file=source.folder, field="model", expected=", ".join(_ARCHITECTURES),
+                          field="model", expected=", ".join(_ARCHITECTURES),
                           mend="choose another format, such as compressed-tensors")
     window = getattr(config, "sliding_window", None)
     if window is not None and window < config.max_position_embeddings and getattr(config, "use_sliding_window", True):
         raise TrivetError(f"its attention sees the last {window} tokens only, which llama.cpp does not do for it",
-                          file=source.folder, field="sliding_window", mend="choose another format")
+                          field="sliding_window", mend="choose another format")
     if config.hidden_act != "silu":
         raise TrivetError(f"its activation is {config.hidden_act!r}, llama.cpp computes silu for this architecture",
-                          file=source.folder, field="hidden_act", mend="choose another format")
+                          field="hidden_act", mend="choose another format")
     kind = config.rope_parameters.get("rope_type", "default")
     if kind not in ("default", "linear", "llama3"):
-        raise TrivetError(f"rotary embeddings of the kind {kind!r} can't be written as GGUF here", file=source.folder,
+        raise TrivetError(f"rotary embeddings of the kind {kind!r} can't be written as GGUF here",
                           field="rope_parameters", expected="default, linear, llama3", mend="choose another format")
     return _ARCHITECTURES[config.model_type]
 
@@ -123,7 +147,7 @@ def _head_dim(config: Any) -> int:
 def _header(writer: Any, config: Any, kind: GGUFType, name: str) -> None:
     from gguf import LlamaFileType, RopeScalingType
 
-    writer.add_name(Path(name).name)
+    writer.add_name(name)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -145,15 +169,15 @@ def _header(writer: Any, config: Any, kind: GGUFType, name: str) -> None:
     writer.add_quantization_version(2)
 
 
-def _tensors(model: Any, family: str) -> Iterator[tuple[str, np.ndarray]]:
-    """(name in the file, values float32) of a model's weights, a tied output layer left out."""
+def _tensors(model: Any, family: str) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(name in the model, in the file, values float32) of a model's weights, a tied output layer left out."""
     import gguf
 
     config = model.config
     arch = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}[family]
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     if config.rope_parameters.get("rope_type") == "llama3":
-        yield "rope_freqs.weight", llama3_factors(config.rope_parameters, _head_dim(config))
+        yield "rope_freqs", "rope_freqs.weight", llama3_factors(config.rope_parameters, _head_dim(config))
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -166,7 +190,7 @@ def _tensors(model: Any, family: str) -> Iterator[tuple[str, np.ndarray]]:
             values = interleaved(values, config.num_attention_heads)
         elif family == "llama" and ".k_proj." in name:
             values = interleaved(values, config.num_key_value_heads)
-        yield stored, values
+        yield name, stored, values
 
 
 def interleaved(values: np.ndarray, heads: int) -> np.ndarray:
@@ -237,23 +261,31 @@ def _quantized(values: np.ndarray, name: str) -> np.ndarray:
     return found
 
 
-def _read_back(file: Path, notes: list[str]) -> Exported:
-    """Parameters and zeros of the file that was written. Raises TrivetError where it does not give numbers back."""
+def _read_back(file: Path, model: Any, family: str, notes: list[str]) -> Exported:
+    """What the file that was written gives back. Raises TrivetError where that is no numbers."""
     from gguf import GGUFReader
     from gguf.quants import dequantize
 
-    parameters = zeros = elements = 0
-    for tensor in GGUFReader(file).tensors:
-        parameters += int(tensor.n_elements)
-        if not tensor.name.startswith("blk.") or len(tensor.shape) < 2:
+    written = {t.name: t for t in GGUFReader(file).tensors}
+    zeros = elements = 0
+    errors = []
+    for name, stored, values in _tensors(model, family):
+        tensor = written[stored]
+        if values.ndim < 2:
             continue
-        values = dequantize(tensor.data, tensor.tensor_type)
-        if not np.isfinite(values).all():
-            raise TrivetError(f"{tensor.name} holds values that are no numbers", file=file, field="model",
+        back = dequantize(tensor.data, tensor.tensor_type)
+        if not np.isfinite(back).all():
+            raise TrivetError(f"{stored} holds values that are no numbers", file=file, field="model",
                               mend="its weights are too large for this type, or damaged: try F32 or BF16")
-        zeros += values.size - int(np.count_nonzero(values))
-        elements += values.size
-    return Exported(file, parameters, zeros / elements if elements else 0.0, tuple(notes))
+        if tensor.tensor_type.name not in ("F32", "F16", "BF16"):
+            errors.append(LayerError(name.removesuffix(".weight"), values.size,
+                                     float(np.square(back - values, dtype=np.float64).sum()),
+                                     float(np.square(values, dtype=np.float64).sum())))
+        if stored.startswith("blk."):
+            zeros += back.size - int(np.count_nonzero(back))
+            elements += back.size
+    parameters = sum(int(t.n_elements) for t in written.values())
+    return Exported(file, parameters, zeros / elements if elements else 0.0, tuple(errors), tuple(notes))
 
 
 def _tokenizer_notes(file: Path, tokenizer: Any, pre: str) -> list[str]:

@@ -11,7 +11,7 @@ logits_from [1], the first of the T places whose logits are wanted. Output: logi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,23 +21,13 @@ from openvino import Model, Node, PartialShape, Type
 from openvino import opset13 as op
 from openvino.op.util import Variable, VariableInfo
 
+from trivet.compress.grid import Quantized
+
 _LOW = -65504.0
 """What hides a place from attention; finite, so that a row of padding alone gives numbers."""
 
 Weight = Callable[[str], np.ndarray]
 """The values of a weight, float32, by its name in the model."""
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How matrices are stored."""
-
-    bits: int
-    """32 and 16: floating point; 8 and 4: integers."""
-    group: int = 0
-    """Neighbours in a row that share a scale; 0: the whole row."""
-    symmetric: bool = True
-    """Codes around zero; else each group has a zero point of its own."""
 
 
 @dataclass(frozen=True)
@@ -57,55 +47,38 @@ class Form:
     tied: bool
 
 
-def codes(values: np.ndarray, packing: Packing) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Integer codes [rows, groups, size], scales [rows, groups, 1] float16 and zero points of a matrix [rows, columns].
+def floating(name: str, values: np.ndarray, bits: int) -> Node:
+    """A matrix as a node that gives it back in float32, stored in 32 or 16 bits under its name."""
+    kind = np.float32 if bits == 32 else np.float16
+    node = _named(op.constant(np.ascontiguousarray(values, kind)), f"{name}/values")
+    return node if bits == 32 else op.convert(node, "f32")
 
-    value ≈ (code - zero point) · scale, rounded to nearest with the scale as it is stored. A group that a row's length
-    is no multiple of becomes the whole row.
+
+def integers(name: str, found: Quantized, bits: int) -> Node:
+    """A quantized matrix as a node that gives its numbers in float32: (code - zero) · scale, under its name.
+
+    bits: 8 or 4. Scales are stored in float16 where that changes none of them.
     """
-    rows, columns = values.shape
-    group = packing.group if packing.group and columns % packing.group == 0 else columns
-    parts = values.reshape(rows, columns // group, group).astype(np.float64)
-    tiny = float(np.finfo(np.float16).smallest_normal)
-    if packing.symmetric:
-        top = 2 ** (packing.bits - 1) - 1
-        scale = np.maximum(np.abs(parts).max(-1, keepdims=True) / top, tiny).astype(np.float16)
-        found = np.clip(np.rint(parts / scale.astype(np.float64)), -top - 1, top)
-        return found.astype(np.int8), scale, None
-    top = 2**packing.bits - 1
-    least, most = np.minimum(parts.min(-1, keepdims=True), 0), np.maximum(parts.max(-1, keepdims=True), 0)
-    scale = np.maximum((most - least) / top, tiny).astype(np.float16)
-    zero = np.clip(np.rint(-least / scale.astype(np.float64)), 0, top)
-    found = np.clip(np.rint(parts / scale.astype(np.float64)) + zero, 0, top)
-    return found.astype(np.uint8), scale, zero.astype(np.uint8)
-
-
-def decoded(found: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> np.ndarray:
-    """The values [rows, columns] that codes stand for, as the graph computes them."""
-    shifted = found.astype(np.float32) - (0 if zero is None else zero.astype(np.float32))
-    values: np.ndarray = (shifted * scale.astype(np.float32)).reshape(found.shape[0], -1)
-    return values
-
-
-def pack(name: str, values: np.ndarray, packing: Packing) -> Node:
-    """A matrix as a node that gives it back in float32, stored as `packing` says, under its name."""
-    if packing.bits >= 16:
-        kind = np.float32 if packing.bits == 32 else np.float16
-        node = _named(op.constant(np.ascontiguousarray(values, kind)), f"{name}/values")
-        return node if packing.bits == 32 else op.convert(node, "f32")
-    found, scale, zero = codes(values, packing)
-    grouped = found.shape[1] > 1
-    shape = found.shape if grouped else values.shape
-    stored = {(8, True): Type.i8, (8, False): Type.u8, (4, True): Type.i4, (4, False): Type.u4}[
-        packing.bits, packing.symmetric]
-    node = op.convert(_named(_integers(found.reshape(shape), stored), f"{name}/codes"), "f16")
-    if zero is not None:
-        points = _named(_integers(zero if grouped else zero[:, 0], stored), f"{name}/zero")
-        node = op.subtract(node, op.convert(points, "f16"))
-    node = op.multiply(node, _named(op.constant(scale if grouped else scale[:, 0]), f"{name}/scale"))
+    rows, groups = found.scales.shape
+    grouped, flat = groups > 1, (rows, found.codes.shape[1])
+    codes = found.codes.cpu().numpy().reshape(rows, groups, -1) if grouped else found.codes.cpu().numpy()
+    scales = found.scales.float().cpu().numpy()
+    half = scales.astype(np.float16)
+    kept: np.ndarray = half if np.array_equal(half.astype(np.float32), scales) else scales
+    kind = "f16" if kept is half else "f32"
+    if found.zeros is None:
+        node = op.convert(_named(_packed(codes, Type.i4 if bits == 4 else Type.i8), f"{name}/codes"), kind)
+    else:
+        # with zero points the plugin wants integers from 0 on: both are moved up by half the range
+        middle, stored = 1 << (bits - 1), Type.u4 if bits == 4 else Type.u8
+        zeros = found.zeros.cpu().numpy()[..., None] if grouped else found.zeros.cpu().numpy()
+        moved = [(x.astype(np.int16) + middle).astype(np.uint8) for x in (codes, zeros)]
+        node = op.subtract(op.convert(_named(_packed(moved[0], stored), f"{name}/codes"), kind),
+                           op.convert(_named(_packed(moved[1], stored), f"{name}/zero"), kind))
+    node = op.multiply(node, _named(op.constant(kept[..., None] if grouped else kept), f"{name}/scale"))
     if grouped:
-        node = op.reshape(node, op.constant(np.array(values.shape, np.int64)), False)
-    return op.convert(node, "f32")
+        node = op.reshape(node, op.constant(np.array(flat, np.int64)), False)
+    return op.convert(node, "f32") if kept is half else node
 
 
 def _named(node: Node, name: str) -> Node:
@@ -113,7 +86,7 @@ def _named(node: Node, name: str) -> Node:
     return node
 
 
-def _integers(values: np.ndarray, stored: Type) -> Node:
+def _packed(values: np.ndarray, stored: Type) -> Node:
     if stored in (Type.i8, Type.u8):
         return op.constant(np.ascontiguousarray(values))
     flat = values.reshape(-1).astype(np.uint8) & 0x0F
@@ -136,10 +109,11 @@ def stored_matrix(found: dict[str, Any], name: str) -> np.ndarray:
     if (plain := found.get(f"{name}/values")) is not None:
         values: np.ndarray = plain.get_data().astype(np.float32)
         return values
-    parts = {part: _unpacked(found[f"{name}/{part}"]) for part in ("codes", "zero", "scale")
-             if part != "zero" or f"{name}/zero" in found}
-    three = {part: v if v.ndim == 3 else v[:, None, :] for part, v in parts.items()}
-    return decoded(three["codes"], three["scale"], three.get("zero"))
+    codes, scale = (_unpacked(found[f"{name}/{part}"]).astype(np.float32) for part in ("codes", "scale"))
+    zero = found.get(f"{name}/zero")
+    shifted = codes if zero is None else codes - _unpacked(zero).astype(np.float32)
+    numbers: np.ndarray = (shifted * scale).reshape(codes.shape[0], -1)
+    return numbers
 
 
 def _unpacked(node: Any) -> np.ndarray:
@@ -154,11 +128,13 @@ def _unpacked(node: Any) -> np.ndarray:
     return flat.reshape(shape)
 
 
-def build(form: Form, weight: Weight, has: Callable[[str], bool], packing: Packing, embeddings: Packing) -> Model:
+def build(form: Form, weight: Weight, has: Callable[[str], bool], quantized: Mapping[str, Quantized], *,
+          bits: int = 8, floats: int = 32) -> Model:
     """The graph of a model, its weights inside.
 
-    weight: values by name. has: whether there is a weight of a name (biases). packing: of the blocks' matrices.
-    embeddings: of the embedding and the output layer, which are stored once where they are tied.
+    weight: values by name. has: whether there is a weight of a name (biases). quantized: layers in integers, by their
+    names, of so many bits; embedding and output layer, where they are among them, of 8. floats: bits of the other
+    matrices. An embedding that is tied to the output layer is stored once.
     """
     ids = _input("input_ids", Type.i64, [-1, -1])
     mask = _input("attention_mask", Type.i64, [-1, -1])
@@ -166,7 +142,13 @@ def build(form: Form, weight: Weight, has: Callable[[str], bool], packing: Packi
     beams = _input("beam_idx", Type.i32, [-1])
     first = _input("logits_from", Type.i64, [1])
 
-    table = pack("model.embed_tokens.weight", weight("model.embed_tokens.weight"), embeddings)
+    def matrix(layer: str) -> Node:
+        name = f"{layer}.weight"
+        if layer in quantized:
+            return integers(name, quantized[layer], bits if layer.startswith("model.layers.") else 8)
+        return floating(name, weight(name), floats)
+
+    table = matrix("model.embed_tokens")
     hidden = op.gather(table, ids, _ints(0))
     rows = op.gather(op.shape_of(ids), _ints([0]), _ints(0))
     cos, sin = _rotary(form, places)
@@ -174,7 +156,7 @@ def build(form: Form, weight: Weight, has: Callable[[str], bool], packing: Packi
     sinks: list[Any] = []
 
     def linear(states: Node, name: str) -> Node:
-        found = op.matmul(states, pack(f"{name}.weight", weight(f"{name}.weight"), packing), False, True)
+        found = op.matmul(states, matrix(name), False, True)
         return op.add(found, op.constant(weight(f"{name}.bias").reshape(1, 1, -1))) if has(f"{name}.bias") else found
 
     for layer in range(form.layers):
@@ -195,7 +177,7 @@ def build(form: Form, weight: Weight, has: Callable[[str], bool], packing: Packi
     end = op.gather(op.shape_of(ids), _ints([1]), _ints(0))
     hidden = op.slice(hidden, first, end, _ints([1]), _ints([1]))
     hidden = _norm(hidden, weight("model.norm.weight"), form.epsilon)
-    output = table if form.tied else pack("lm_head.weight", weight("lm_head.weight"), embeddings)
+    output = table if form.tied else matrix("lm_head")
     logits = op.matmul(hidden, output, False, True)
     logits.output(0).get_tensor().set_names({"logits"})
     return Model([op.result(logits)], sinks, [ids, mask, places, beams, first], "trivet")

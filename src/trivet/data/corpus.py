@@ -59,7 +59,8 @@ def read_texts(path: Path) -> list[Text]:
     else:
         found = [text for line, row in json_lines(path) for text in _of_row(row, path, line)]
     if not found:
-        raise TrivetError("there is no text in this file", file=path, mend=f"give a .txt file, or rows of {FORMS}")
+        raise TrivetError("there is no text in this file" if path.suffix == ".txt" else "this file holds no rows",
+                          file=path, mend=f"give a .txt file, or rows of {FORMS}")
     return found
 
 

@@ -131,8 +131,17 @@ def keep_groups(model: Any, keep: Sequence[Sequence[int]]) -> Any:
             return tensor[:, wide[block].to(tensor.device)]
         return tensor
 
-    settings = {"num_key_value_heads": count, "num_attention_heads": count * each, "head_dim": found.head_dim}
-    return _rebuilt(model, settings, _cut_blocks(model, cut))
+    return _rebuilt(model, _group_settings(found, count), _cut_blocks(model, cut))
+
+
+def require_groups(model: Any, count: int) -> None:
+    """Raise TrivetError where a model of so many attention groups could not be loaded."""
+    _configured(model, _group_settings(sizes(model), count))
+
+
+def _group_settings(found: Sizes, count: int) -> dict[str, int]:
+    return {"num_key_value_heads": count, "num_attention_heads": count * (found.heads // found.groups),
+            "head_dim": found.head_dim}
 
 
 def group_columns(groups: Sequence[int], width: int) -> Tensor:
@@ -152,6 +161,17 @@ def _rebuilt(model: Any, settings: Mapping[str, Any], state: Mapping[str, Tensor
     """A model of the same class, with `settings` in its configuration and `state` copied into it."""
     from transformers.initialization import no_init_weights
 
+    config = _configured(model, settings)
+    first = next(model.parameters())
+    with no_init_weights():  # every weight comes from `state`
+        smaller = type(model)._from_config(config, dtype=first.dtype)
+    smaller.tie_weights()  # which no_init_weights leaves out as well
+    smaller.load_state_dict(dict(state), strict=True)
+    smaller.generation_config = copy.deepcopy(model.generation_config)
+    return smaller.to(first.device).train(model.training)
+
+
+def _configured(model: Any, settings: Mapping[str, Any]) -> Any:
     config = copy.deepcopy(model.config)
     for name, value in settings.items():
         setattr(config, name, value)
@@ -160,13 +180,7 @@ def _rebuilt(model: Any, settings: Mapping[str, Any], state: Mapping[str, Tensor
     except Exception as error:  # it raises its own kind, around any other
         raise TrivetError(f"with these sizes the model can't be loaded: {str(error).strip().splitlines()[-1].strip()}",
                           field="model", mend="cut another number of attention groups") from error
-    first = next(model.parameters())
-    with no_init_weights():  # every weight comes from `state`
-        smaller = type(model)._from_config(config, dtype=first.dtype)
-    smaller.tie_weights()  # which no_init_weights leaves out as well
-    smaller.load_state_dict(dict(state), strict=True)
-    smaller.generation_config = copy.deepcopy(model.generation_config)
-    return smaller.to(first.device).train(model.training)
+    return config
 
 
 def _require_rising(keep: Sequence[int], count: int, what: str) -> None:
