@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from common import load_average, options, report
 from conftest import build_tiny
-from trivet.artifacts import Completions, Message, is_held_out, read_rows
+from trivet.artifacts import Completions, Message, first_turn, is_held_out, read_rows
 from trivet.compress.distill_config import DistillConfig, Student
 from trivet.compress.fidelity import Compared, compare, figures
 from trivet.compress.lessons import question
@@ -72,8 +72,17 @@ def conversations(data: Path | None) -> list[dict[str, Any]]:
 def split(rows: Sequence[dict[str, Any]], folder: Path, *, limit: int | None) -> tuple[Path, Path]:
     """(training rows, held-out rows) as files; no first turn stands in both. limit: held-out rows at most."""
     sides: tuple[list[Any], list[Any]] = ([], [])
+    asked: dict[str, int] = {}
+    order: list[int] = []
     for row in rows:
-        sides[is_held_out([Message(**m) for m in row["messages"]], HELD_OUT)].append(row)
+        messages = [Message(**m) for m in row["messages"]]
+        held = is_held_out(messages, HELD_OUT)
+        sides[held].append(row)
+        if held:
+            order.append(asked.setdefault(first_turn(messages), 0))
+            asked[first_turn(messages)] += 1
+    # one answer to each prompt before any second one: few rows are then many prompts
+    sides[1][:] = [sides[1][i] for i in sorted(range(len(order)), key=lambda i: (order[i], i))]
     paths = folder / "train.jsonl", folder / "heldout.jsonl"
     for path, side in zip(paths, (sides[0], sides[1][:limit]), strict=True):
         path.write_text("".join(json.dumps(r) + "\n" for r in side))

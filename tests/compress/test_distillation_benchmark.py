@@ -21,6 +21,8 @@ def test_no_first_turn_stands_on_both_sides(tmp_path) -> None:
              for p in distillation.split(rows, tmp_path, limit=None)]
     train, held = ({r["messages"][0]["content"] for r in side} for side in sides)
     assert train and held and not train & held and len(sides[0]) + len(sides[1]) == 60
+    few = distillation.split(rows, tmp_path, limit=len(held))[1].read_text().splitlines()
+    assert {json.loads(x)["messages"][0]["content"] for x in few} == held
 
 
 def test_differences_are_paired_by_row_and_seed() -> None:
