@@ -103,6 +103,10 @@ def cases(case: Callable[..., Any]) -> list[Any]:
             "--student.sizes", p.text("sizes.yaml", "num_hidden_layers: 1\n")]), "no zeros to keep"),
         distill("spread zeros", _with("--keep-zeros", "--device.shard", "full"), "set none"),
         distill("bits that there are not", _with("--quantize.on", "--quantize.bits", "5"), "quantize.bits"),
+        distill("a limit of nothing", _with("--limit", "2"), "it counts prompts"),
+        distill("beta of no mixture", _with("--beta", "0.3"), "set kind: jsd"),
+        distill("a grid that is not used", _with("--quantize.bits", "3"), "set quantize.on"),
+        distill("a tail of whole distributions", _with("--teacher.tail", "drop"), "set teacher.top_k"),
         # data
         distill("an empty answer", _rows({"prompt": "a", "completion": " "}), "does not end with an answer"),
         distill("a conversation longer than max_length", _rows({"prompt": "a", "completion": "yes " * 200}),
@@ -146,6 +150,9 @@ def cases(case: Callable[..., Any]) -> list[Any]:
                                                       "--student.by", p.tiny], "there are no stored logits"),
         distill("stored logits without a student", lambda p: ["--data", p.chats, "--teacher.stored", p.make("empty"),
                                                               "--student.layers", "1"], "student.by"),
+        distill("logits in the run folder", lambda p: [
+            "--data", p.chats, "--teacher.stored", p.make("out/logits"), "--student.by", p.tiny, "--out", p.out],
+            "which the stage would fill or clear"),
         distill("torn logits", _from_stored(_tear), "copy the folder whole", untrained=True),
         distill("an index of something else", _from_stored(lambda f: (f / "logits.json").write_text("{}") and None),
                 "this field is missing"),

@@ -30,7 +30,7 @@ def test_bad_input(case: Case, tmp_path: Path, shared: Shared) -> None:
 
 def test_every_command_is_tried() -> None:
     assert {c.command for c in CASES} == {*STAGES, "run", "compress", "report", "ledger", "constitution", "guard",
-                                           "models", "label", "trivet"}
+                                           "models", "sandbox", "label", "trivet"}
     assert len(CASES) >= 60
 
 

@@ -23,7 +23,7 @@ FLOORS = [
     {"models"},
     {"training"},
     {"generate"},
-    {"judge"},
+    {"judge", "sandbox"},
     {"evaluate", "feedback", "guard", "reward"},
     {"compress", "constitution", "policy"},
     {"stages"},

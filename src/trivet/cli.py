@@ -32,6 +32,7 @@ around it:
   ledger       what each step cost and what it bought, with a chart: trivet ledger runs/demo
   constitution principles in a file, checked and shown: trivet constitution check my.yaml
   guard        was the reward gamed? From the files of a run: trivet guard check runs/demo
+  sandbox      a program that a model wrote, run where it can do no harm: trivet sandbox run FILE
   models       list, fetch and describe models: trivet models list
 
 settings: defaults < YAML file < command line. A finished stage is not done twice; an interrupted one goes on.
@@ -49,8 +50,8 @@ def help_text() -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 1 a condition of `evaluate --fail-if` holds, `reward audit` or `guard check
-    --fail-if-hacked` calls a reward gamed, or no variant keeps within the limits of `tradeoff`, 2 something for the
-    user to mend, 130 interrupted."""
+    --fail-if-hacked` calls a reward gamed, a program in `sandbox run` fails, or no variant keeps within the limits of
+    `tradeoff`, 2 something for the user to mend, 130 interrupted."""
     huge_pages()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -166,6 +167,10 @@ def _dispatch(arguments: list[str]) -> None:
         from trivet.guard.check import guard_command
 
         guard_command(rest, parse)
+    elif command == "sandbox":
+        from trivet.sandbox.command import sandbox_command
+
+        sandbox_command(rest, parse)
     elif command == "label":
         from trivet.feedback.labelling.command import label_command
 
@@ -173,7 +178,8 @@ def _dispatch(arguments: list[str]) -> None:
     else:
         import difflib
 
-        known = [*STAGES, "label", "run", "compress", "report", "ledger", "constitution", "guard", "models"]
+        known = [*STAGES, "label", "run", "compress", "report", "ledger", "constitution", "guard",
+                 "sandbox", "models"]
         near = difflib.get_close_matches(command, known, 1)
         raise TrivetError(f"there is no command {command!r}",
                           mend=f"did you mean `trivet {near[0]}`?" if near else "see `trivet --help`")

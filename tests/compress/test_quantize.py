@@ -206,3 +206,17 @@ def test_the_forms_of_other_runtimes(quantize) -> None:
         assert said["source_perplexity"] == pytest.approx(plain["source_perplexity"], rel=1e-4)
         assert said["kl"]["value"] < 0.02 and said["perplexity"] == pytest.approx(said["source_perplexity"], rel=0.05)
         assert said["quantized_share"] is None
+
+
+@pytest.mark.real_weights
+def test_gptq_beats_rounding_at_four_bits_on_real_weights(tmp_path) -> None:
+    """In groups of 64 around zero: the embedded model's own old grid has groups of 32 with a minimum each."""
+    found = {}
+    for method in ("rtn", "gptq"):
+        main(["quantize", "--method", method, "--bits", "4", "--group", "64", "--calibration.windows", "12",
+              "--calibration.length", "256", "--held-out.windows", "4", "--held-out.length", "256",
+              "--out", str(tmp_path / method)])
+        found[method] = json.loads((tmp_path / method / "summary.json").read_text())
+        assert any("dequantized from 4 bits" in note for note in found[method]["notes"])
+    assert found["gptq"]["perplexity"] < found["rtn"]["perplexity"]
+    assert found["gptq"]["kl"]["high"] < found["rtn"]["kl"]["low"]

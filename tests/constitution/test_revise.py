@@ -311,6 +311,14 @@ def test_the_stage_writes_data_that_sft_reads(bench, files, tmp_path) -> None:
     assert set(summary.artifacts) == {"sft", "preferences", "traces", "results"}
 
 
+def test_helpful_answers_may_be_longer(bench, files, tmp_path) -> None:
+    run_stage(STAGES["revise"], ReviseConfig(**files, out=tmp_path / "run", rounds=1, helpful_tokens=99,
+                                             sampling={"max_new_tokens": 7}))
+    # answers; critiques; revisions; helpful answers, as often as more are wanted
+    lengths = [s.max_new_tokens for s in bench.scripts["target"].samplings]
+    assert lengths[:3] == [7, 192, 7] and set(lengths[3:]) == {99}
+
+
 def test_pairs_of_revisions_alone(bench, files, tmp_path) -> None:
     run_stage(STAGES["revise"], ReviseConfig(**files, out=tmp_path / "run", rounds=2, helpful_pairs=False))
     pairs = read_rows(tmp_path / "run/preferences.jsonl", Preference)

@@ -124,6 +124,7 @@ class Foreign:
         self._engine, self.capabilities = engine, capabilities
         self.generate, self.score = engine.generate, engine.score
         self.stops, self.batch_size, self.progress = engine.stops, 2, None
+        self.model = object()  # as llama.cpp names its own
 
 
 def test_any_engine_can_be_the_subject(tiny, tmp_path) -> None:

@@ -24,8 +24,8 @@ class Teacher(Writing):
     """A folder of logits that an earlier run has stored (its `logits`), for the same data and tokenizer."""
     top_k: int | None = Field(None, ge=1, le=65_536)
     """Keep only the K most probable tokens of each position and the mass of all others together: a model's are then
-    computed once, stored as `logits`, and the teacher leaves memory. Default: whole distributions from a model in
-    memory; of an endpoint 20."""
+    computed once, stored as `logits`, and the teacher leaves memory (unless `heldout` asks it again). Default: whole
+    distributions from a model in memory; of an endpoint 20."""
     tail: Literal["bucket", "drop"] = "bucket"
     """What becomes of all other tokens: one more event with their mass, or left out, the rest made to add up to 1."""
 
@@ -124,6 +124,12 @@ class DistillConfig(StageConfig):
         self._require_teacher()
         if self.data is None and self.prompts is None:
             raise ValueError("data: nothing is given to learn from; set data, prompts, or both")
+        if self.limit is not None and self.prompts is None:
+            raise ValueError("limit: it counts prompts, and none are given; set prompts, or leave it out")
+        if self.kind != "jsd" and self.beta != 0.5:
+            raise ValueError(f"beta: kind {self.kind} mixes nothing; set kind: jsd, or leave it out")
+        if not self.quantize.on and self.quantize != Rounding():
+            raise ValueError("quantize: a grid is given, and not used; set quantize.on, or leave it out")
         if self.student.layers is not None and self.student.sizes is not None:
             raise ValueError("student.sizes: a student of fewer layers keeps its weights, one of other sizes begins "
                              "from random ones; set one of the two")
@@ -149,6 +155,8 @@ class DistillConfig(StageConfig):
                                 ("store_only", self.store_only), ("teacher.top_k", teacher.top_k)):
                 if given:
                     raise ValueError(f"{name}: stored logits are of given text alone; set teacher.by, or leave it out")
+        if teacher.tail == "drop" and not (teacher.top_k or teacher.stored is not None or self.endpoint):
+            raise ValueError("teacher.tail: a model in memory tells of all tokens; set teacher.top_k, or leave it out")
         if self.store_only and not (teacher.top_k or self.endpoint):
             raise ValueError("store_only: how much is to be stored? Set teacher.top_k")
         if self.on_policy and (teacher.top_k or self.endpoint):
@@ -181,6 +189,10 @@ class DistillConfig(StageConfig):
             return {}
         from trivet.errors import TrivetError
 
+        if self.teacher.stored.resolve().is_relative_to(self.out.resolve()):
+            raise TrivetError(f"these logits stand in the run folder {self.out}, which the stage would fill or clear",
+                              file=self.teacher.stored, field="teacher.stored",
+                              mend="choose another folder with --out")
         index = self.teacher.stored / LOGITS
         if not index.is_file():
             raise TrivetError("there are no stored logits in this folder", file=self.teacher.stored,

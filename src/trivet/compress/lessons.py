@@ -86,6 +86,8 @@ def prepare_lessons(config: DistillConfig, compute: Compute, run: Run) -> Lesson
         _store(config, found, local, run)
     elif config.alpha:
         found.teacher = ModelTeacher(model)
+    elif not heldout:
+        found.model = None  # nobody asks it anything more
     return found
 
 

@@ -60,7 +60,7 @@ class QuantizeConfig(Grid, StageConfig):
     """gptq: columns with the largest inputs first."""
     calibration: Calibration = Calibration()
     """gptq: the text that is run through the model."""
-    held_out: HeldOut = HeldOut(windows=16)
+    held_out: HeldOut = HeldOut()
     """The text on which what was saved is compared with its source."""
     device: Device = Device()
     """Where to compute."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from trivet.compress.distill_config import Student
 from trivet.config import load_yaml
@@ -62,7 +62,10 @@ def _random(file: Path, basis: ModelSource) -> Any:
             raise TrivetError(f"{value!r} is no size", file=file, line=line, field=name,
                               expected="a whole number from 1", mend="correct it")
         changed[name] = value
-    return _built(like, _with_dependents(changed, known), file)
+    model = _built(like, _with_dependents(changed, known), file)
+    if (folder / "generation_config.json").is_file():  # which tokens end an answer
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
 
 
 def _with_dependents(changed: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def terminal(part: Part) -> Table:
     from rich.table import Table
 
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, title=part.title, title_justify="left")
-    shown.add_column("", overflow="fold", min_width=min(24, max(len(name) for name, _ in part.rows)))
+    shown.add_column("", overflow="fold", min_width=min(10, max(len(name) for name, _ in part.rows)))
     for head in part.heads:
         shown.add_column(escape(head), justify="right", overflow="fold")
     for name, cells in part.rows:

@@ -218,7 +218,10 @@ def mix_in(config: ReviseConfig, constitution: Constitution, prompts: Sequence[P
 
 def _plain(config: ReviseConfig, part: Sequence[tuple[Prompt, int]], models: Models) -> list[Revision]:
     """The target's answers, with what the gates say of them."""
-    written = models.target([Ask(f"helpful/{p.id}/{k}", tuple(p.messages), k) for p, k in part], config.sampling)
+    sampling = config.sampling
+    if config.helpful_tokens is not None:
+        sampling = sampling.model_copy(update={"max_new_tokens": config.helpful_tokens})
+    written = models.target([Ask(f"helpful/{p.id}/{k}", tuple(p.messages), k) for p, k in part], sampling)
     found = [weigh(w, p, config.gates, earlier=(), shown=(), safe=True)
              for (p, _), w in zip(part, written, strict=True)]
     if config.gates.refusals == "judge" and models.judge is not None:

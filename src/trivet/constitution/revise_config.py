@@ -85,6 +85,8 @@ class ReviseConfig(StageConfig):
     """Share of the data set that such answers make up, as far as there are enough."""
     helpful_answers: int = Field(2, ge=1, le=1000)
     """Answers taken of one helpful prompt at most."""
+    helpful_tokens: int | None = Field(None, ge=1)
+    """Tokens of such an answer at most; one that is cut off is not taken. Default: as of the others."""
     helpful_pairs: bool = True
     """Among the preference pairs, too: the plain answer to a helpful prompt before the revision of another prompt. A
     reward model that is shown revisions as the better answers alone learns that a refusal is always better."""

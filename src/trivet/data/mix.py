@@ -52,7 +52,7 @@ def drawn(groups: Sequence[Group], count: int | None, seed: int) -> list[Group]:
     return sorted(groups, key=lambda group: text_digest(f"{seed}\0{group[0].id}"))[:count]
 
 
-def _groups(rows: Sequence[Prompt] | Sequence[Preference]) -> list[Group]:
+def _groups(rows: Sequence[Prompt | Preference]) -> list[Group]:
     if isinstance(rows[0], Prompt):
         return [[row] for row in rows if isinstance(row, Prompt)]
     pairs = sorted((row for row in rows if isinstance(row, Preference)), key=lambda pair: pair.prompt_id)

@@ -73,7 +73,7 @@ class Subject:
             if loaded.plain_template and not plain_template:
                 raise no_template(name)
             self.engine, self.tokenizer, self.context = loaded.engine, loaded.tokenizer, loaded.context
-        self.model: Any = getattr(self.engine, "model", None)
+        self.model: Any = self.engine.model if isinstance(self.engine, TorchEngine) else None
         folder.mkdir(parents=True, exist_ok=True)
 
     def answer(self, suite: str, prompts: Sequence[Prompt], sampling: Sampling, *, n: int = 1) -> list[Completions]:
