@@ -36,6 +36,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import bad_input_distill
+import bad_input_engines
 import bad_input_prune
 import bad_input_quantize
 import bad_input_sandbox
@@ -2045,6 +2046,8 @@ PREFER = [
 
 CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPES, *LEDGER, *AUDITS,
          *GUARD, *EVALUATIONS, *MIX, *CONSTITUTION, *REDTEAM, *PREFER, *bad_input_distill.cases(Case),
+         *bad_input_engines.cases(Case), *bad_input_prune.cases(Case), *bad_input_quantize.cases(Case),
+         *bad_input_tradeoff.cases(Case), *bad_input_sandbox.cases(Case)]
          *bad_input_prune.cases(Case), *bad_input_quantize.cases(Case), *bad_input_tradeoff.cases(Case),
          *bad_input_sandbox.cases(Case)]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"

@@ -188,6 +188,13 @@ def test_rows_that_are_no_multiple_of_the_group_have_one_scale_and_it_is_said(tm
     assert largest_difference(model, tmp_path / "o") < 0.3
 
 
+def test_four_bits_without_groups_have_a_scale_for_each_row(tmp_path: Path) -> None:
+    model = build_tiny(tmp_path / "m")
+    found = export_openvino(resolve(str(model)), tmp_path / "o", 4, group=None)
+    kept = constants(ov.Core().read_model(found.file))
+    assert list(kept["model.layers.0.mlp.down_proj.weight/scale"].get_output_shape(0)) == [32, 1] and not found.notes
+
+
 def test_what_can_not_be_exported_or_loaded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrivetError, match="kind 'gpt2'"):
         exported(build_tiny(tmp_path / "gpt2", "gpt2"), tmp_path / "a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,26 @@ def test_weights_beside_an_export_are_what_is_loaded(make_tiny, tmp_path: Path) 
     (folder / "other.gguf").write_bytes(b"GGUF")
     with load_engine(folder, CPU) as loaded:
         assert loaded.format == "safetensors"
+
+
+@pytest.mark.parametrize("kind", ["gguf", "openvino"])
+def test_sample_takes_an_export_and_says_what_its_source_says(kind: str, tiny_model_folder: Path, prompt_file: Path,
+                                                              tmp_path: Path) -> None:
+    """In float32, by the command: the same answers to the same seeds."""
+    from trivet.cli import main
+    from trivet.compress.gguf_export import export_gguf
+    from trivet.compress.openvino_export import export_openvino
+    from trivet.models.source import resolve
+
+    export = tmp_path / "export"
+    if kind == "gguf":
+        export_gguf(resolve(str(tiny_model_folder)), export, "F32")
+    else:
+        export_openvino(resolve(str(tiny_model_folder)), export, 32)
+    texts = []
+    for name, model in (("plain", tiny_model_folder), ("exported", export)):
+        main(["sample", "--prompts", str(prompt_file), "--model", str(model), "--completions", "2", "--out",
+              str(tmp_path / name), "--sampling.max-new-tokens", "8", "--device.threads", "1", "--limit", "4"])
+        rows = [json.loads(line) for line in (tmp_path / name / "completions.jsonl").read_text().splitlines()]
+        texts.append([c["text"] for row in rows for c in row["completions"]])
+    assert texts[0] == texts[1] and len(texts[0]) == 8

@@ -49,9 +49,11 @@ def export_openvino(source: ModelSource, folder: Path, bits: Bits = 8, *, group:
                     symmetric: bool = True, embeddings: Embeddings = "8") -> ExportedGraph:
     """`write_openvino` of a model that is loaded for it and rounded to nearest; an adapter is merged first.
 
-    bits: of the blocks' matrices; 16 and 32 are floating point. group, symmetric: of 4 bits; 8 bits have a scale for
-    each row and are symmetric. embeddings: of embedding and output layer: 8 bits with a scale for each token, or `keep`
-    them in float16; with floating-point `bits` they are as the rest. Raises TrivetError as `write_openvino` does.
+    bits: of the blocks' matrices; 16 and 32 are floating point. group, symmetric: of 4 bits (None: a scale for each
+    row); 8 bits have a scale for each row and are symmetric. embeddings: of embedding and output layer: 8 bits with a
+    scale for each token, or `keep` them in float16; with floating-point `bits` they are as the rest.
+
+    Raises TrivetError as `write_openvino` does.
     """
     import torch
 
@@ -67,8 +69,9 @@ def export_openvino(source: ModelSource, folder: Path, bits: Bits = 8, *, group:
         return write_openvino(model, tokenizer, folder, {}, floats=bits)
     quantized, odd = {}, 0
     for name, layer in linear_layers(model).items():
-        fits = bits == 4 and group is not None and layer.weight.shape[1] % group == 0
-        odd += int(bits == 4 and group is not None and not fits)
+        grouped = bits == 4 and bool(group)
+        fits = grouped and layer.weight.shape[1] % (group or 1) == 0
+        odd += int(grouped and not fits)
         quantized[name] = round_to_nearest(layer.weight, Grid(
             bits=bits, group=group if fits else None, symmetric=symmetric or bits == 8, scales="float16"))
     if embeddings == "8":

@@ -63,11 +63,11 @@ def _load_torch(source: ModelSource, compute: Compute, batch_size: int) -> Loade
     from trivet.generate.torch_engine import TorchEngine
     from trivet.models.source import load_causal_lm, load_tokenizer
 
+    tokenizer: Any = load_tokenizer(source)
     method = None if source.is_adapter else quantized_by(source.folder)
     if method == "compressed-tensors" and importlib.util.find_spec("compressed_tensors") is None:
         raise TrivetError("compressed-tensors is not installed, which these weights need", file=source.folder,
                           field="model", mend="pip install 'trivet[compressed-tensors]'")
-    tokenizer: Any = load_tokenizer(source)
     model: Any = load_causal_lm(source, compute.trunk, compute.device)
     stops = stop_token_ids(model, tokenizer)
     engine = TorchEngine(model, tokenizer.pad_token_id, stops, batch_size=batch_size, tokenizer=tokenizer)
