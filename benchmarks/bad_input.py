@@ -2048,8 +2048,6 @@ CASES = [*FILES, *ROWS, *SETTINGS, *MODELS, *REWARDS, *SERVERS, *PLACES, *RECIPE
          *GUARD, *EVALUATIONS, *MIX, *CONSTITUTION, *REDTEAM, *PREFER, *bad_input_distill.cases(Case),
          *bad_input_engines.cases(Case), *bad_input_prune.cases(Case), *bad_input_quantize.cases(Case),
          *bad_input_tradeoff.cases(Case), *bad_input_sandbox.cases(Case)]
-         *bad_input_prune.cases(Case), *bad_input_quantize.cases(Case), *bad_input_tradeoff.cases(Case),
-         *bad_input_sandbox.cases(Case)]
 assert len({c.title for c in CASES}) == len(CASES), "two cases have one name"
 
 
