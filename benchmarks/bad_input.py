@@ -58,6 +58,9 @@ NOT_RESULTS = {".lock", ".state.json", "config.yaml", "recipe.yaml", "ledger.jso
 """What a stage that failed may leave: its record, whole lines of its logs, checkpoints, a model's answers and what was
 said of them, the account of what it asked endpoints."""
 
+RECIPES_RUN = ("run", "compress")
+"""Commands whose folder holds a folder for each step."""
+
 
 # --- what cases are made of -------------------------------------------------------------------------------
 
@@ -2181,9 +2184,9 @@ def _left_behind(folder: Path, new: set[Path], case: Case) -> Iterator[str]:
         if parts[0] in {"__pycache__", "hub", "cache"}:
             continue
         stage = folder.joinpath(*parts[:2])
-        if case.command == "run" and len(parts) > 2 and _is_finished(stage):
+        if case.command in RECIPES_RUN and len(parts) > 2 and _is_finished(stage):
             continue
-        inner = parts[1:] if case.command != "run" or len(parts) < 3 else parts[2:]
+        inner = parts[2:] if case.command in RECIPES_RUN and len(parts) > 2 else parts[1:]
         if case.untrained and path.name == "metrics.jsonl":
             yield "metrics.jsonl, so it was trained"
         elif not inner or inner[0] not in NOT_RESULTS or path.name.endswith(".tmp"):

@@ -291,6 +291,7 @@ def run_compress(options: CompressOptions) -> dict[str, Any]:
                           mend="end it so, or run it by `trivet run`")
     out = options.out or _default_out(recipe, options.quick)
     given = {"model": options.model} | ({"reward": options.reward} if options.reward is not None else {})
+    from trivet.models.source import resolve
     from trivet.report.aligned import aligned, is_run
 
     if is_run(Path(options.model)):
@@ -306,6 +307,8 @@ def run_compress(options: CompressOptions) -> dict[str, Any]:
             given["prompts"] = str(out / "heldout.jsonl")
             if is_rank_0():
                 write_rows(out / "heldout.jsonl", found.prompts)
+    else:
+        resolve(options.model)  # its faults, before any folder is made
     for name in given:
         if name not in recipe.variables:
             raise TrivetError(f"this recipe has no variable {name!r}", file=file, field="variables",

@@ -22,9 +22,9 @@ from trivet.report.read import RunFolder, StageRun, read_run
 from trivet.report.words import duration
 
 PHASES = {
-    "prompt": ("sample", "check"), "fine-tune": ("sft", "dpo"), "rank": ("pairs", "label"),
+    "prompt": ("sample", "check"), "fine-tune": ("sft", "dpo"), "rank": ("pairs", "mix", "label"),
     "constitution": ("redteam", "revise", "prefer"), "reward": ("reward",), "PPO": ("ppo",),
-    "compress": ("prune", "quantize", "distill", "compress"),
+    "compress": ("prune", "quantize", "distill", "tradeoff"),
     "evaluate": ("score", "audit", "evaluate"),
 }
 OTHER = "other"
