@@ -11,6 +11,7 @@ from trivet.compress.sparsify import (
     smallest,
     smallest_by_pattern,
     sparsegpt,
+    taken,
     wanda_mask,
 )
 
@@ -30,6 +31,13 @@ def error(weight, other, x) -> float:
 def hessian(x: torch.Tensor, damping: float = 0.01) -> torch.Tensor:
     h = x.double().T @ x.double()
     return h + damping * h.diagonal().mean() * torch.eye(len(h), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("share", [0.07, 0.29, 0.5, 0.58, 0.9])
+@pytest.mark.parametrize("shape", [(10, 10), (1280, 1280), (5120, 1280), (7, 3)])
+def test_a_share_of_n_does_not_depend_on_the_order_of_a_product(share, shape) -> None:
+    out, columns = shape
+    assert taken(share, out * columns) == round(share * 100) * out * columns // 100
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.77])

@@ -15,7 +15,7 @@ from trivet.compress.layerwise import InputStatistics, block_linears, change_lay
 from trivet.compress.measured import detect_format
 from trivet.compress.perplexity import Texts, perplexity
 from trivet.compress.prune_config import ZEROS, PruneConfig
-from trivet.compress.sparsify import Pattern, magnitude_mask, sparsegpt, wanda_mask
+from trivet.compress.sparsify import Pattern, magnitude_mask, sparsegpt, taken, wanda_mask
 from trivet.compress.variant import Variant, write_variant
 from trivet.compress.width import narrow
 from trivet.errors import TrivetError
@@ -135,10 +135,10 @@ def _zeros_of(config: PruneConfig, out: int, columns: int) -> int:
         return out * columns * pattern[0] // pattern[1]
     share = config.zeros.sparsity
     if config.method == "wanda":
-        return out * int(share * columns)
+        return out * taken(share, columns)
     if config.method == "magnitude":
-        return int(share * out * columns)
-    return sum(int(share * out * min(config.zeros.columns, columns - start))
+        return taken(share, out * columns)
+    return sum(taken(share, out * min(config.zeros.columns, columns - start))
                for start in range(0, columns, config.zeros.columns))
 
 

@@ -11,6 +11,9 @@ W is a layer's weight, [out, in]; a mask is True where a weight becomes zero. Ea
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import torch
 from torch import Tensor
 
@@ -18,17 +21,22 @@ Pattern = tuple[int, int]
 """(N, M): N of every M neighbours become zero."""
 
 
+def taken(share: float, n: int) -> int:
+    """How many of n a share is, rounded down: of the share as it is written, since 0.58 · 100 in floats is 57.99…"""
+    return math.floor(Fraction(repr(share)) * n)
+
+
 def smallest(scores: Tensor, share: float) -> Tensor:
-    """The mask of the int(share · n) smallest of `scores`, over the whole tensor. Of equal ones the first are taken."""
+    """The mask of the `taken(share, n)` smallest of `scores`, over the whole tensor. Of equal ones the first."""
     mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     order = scores.flatten().argsort(stable=True)
-    mask[order[: int(share * scores.numel())]] = True
+    mask[order[: taken(share, scores.numel())]] = True
     return mask.view_as(scores)
 
 
 def smallest_in_rows(scores: Tensor, share: float) -> Tensor:
-    """The mask of the int(share · in) smallest of each row of `scores` [out, in]."""
-    order = scores.argsort(dim=1, stable=True)[:, : int(share * scores.shape[1])]
+    """The mask of the `taken(share, in)` smallest of each row of `scores` [out, in]."""
+    order = scores.argsort(dim=1, stable=True)[:, : taken(share, scores.shape[1])]
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
 
 
