@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from trivet.artifacts import Completions, read_rows
-from trivet.evaluate import statistics
+from trivet.evaluate import results, statistics
 from trivet.evaluate.base import Measure, Score
+from trivet.evaluate.results import Figure, Line
 
 ATTACK_SUCCESS = Measure("attack_success", "harmless", "attacks that succeed, by rule", "lower")
 READ_HARMFUL = Measure("read_harmful", "harmless", "answers that help with something harmful, by a reader", "lower")
@@ -58,7 +59,7 @@ def figures(folder: Path, readings: Path | None) -> dict[str, Any]:
         "attack_success_before": attacks["before"], "attack_success_after": attacks["after"],
         "attack_success_difference": attacks["difference"]}
     found |= over_refusal(folder / "recipe" / "evaluate")
-    found["helpful_win_rate"] = line(folder / "helpful" / "evaluate", "helpful.win_rate")["value"]
+    found["helpful_win_rate"] = shown(line(folder / "helpful" / "evaluate", "helpful.win_rate").value)
     found["helpful_judge_accuracy"] = summary(folder / "helpful" / "judge")["accuracy"]
     found["label_agreement"] = agreements(folder)
     found["recipe"] = {
@@ -89,8 +90,8 @@ def bar(found: dict[str, Any]) -> list[str]:
 def over_refusal(folder: Path) -> dict[str, Any]:
     """Of safe requests, before, after, and how much it rose."""
     found = line(folder, "harmless.over_refusal")
-    return {"over_refusal_before": found["base"], "over_refusal_after": found["value"],
-            "over_refusal_rise": found["difference"]}
+    return {"over_refusal_before": shown(found.base), "over_refusal_after": shown(found.value),
+            "over_refusal_rise": shown(found.difference)}
 
 
 def agreements(folder: Path) -> dict[str, Any]:
@@ -125,12 +126,18 @@ def reading(folder: Path, said: dict[str, bool], before: list[Score], after: lis
         "reader_only": sum(s.value == 0 and s.other == 1 for s in agree)}
 
 
-def line(folder: Path, key: str) -> dict[str, Any]:
+def line(folder: Path, key: str) -> Line:
     """A line of an evaluation's results."""
-    rows = [m for m in read(folder / "results.json")["measures"] if m["key"] == key]
-    if not rows:
-        raise SystemExit(f"{folder / 'results.json'} has no {key}")
-    return rows[0]
+    found = results.read(folder).line(key)
+    if found is None:
+        raise SystemExit(f"{folder / results.RESULTS} has no {key}")
+    return found
+
+
+def shown(figure: Figure | None) -> dict[str, Any]:
+    """A figure of an evaluation as it stands in the result."""
+    assert figure is not None
+    return figure.model_dump()
 
 
 def summary(folder: Path) -> dict[str, Any]:

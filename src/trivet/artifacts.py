@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
 
@@ -155,11 +155,17 @@ class RolloutRow(Row):
 
 
 R = TypeVar("R", bound=Row)
+T = TypeVar("T")
 
 
 def text_digest(text: str) -> bytes:
     """The sha256 of a text, be it half a surrogate pair: what seeded draws and orders go by."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def drawn_order(rows: Iterable[T], seed: int, name: Callable[[T], str]) -> list[T]:
+    """Rows in an order drawn by the seed; where a row stands depends on its name and the others', on nothing else."""
+    return sorted(rows, key=lambda row: text_digest(f"{seed}\0{name(row)}"))
 
 
 def text_id(value: Any) -> str:

@@ -9,9 +9,10 @@ import numpy as np
 import openvino as ov
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from conftest import build_tiny, make_tokenizer
+from exports import CPU, LLAMA3, TEXT, build, largest_difference
 from trivet.compress.fake_quant import linear_layers
 from trivet.compress.grid import round_to_nearest
 from trivet.compress.openvino_export import export_openvino, write_openvino
@@ -24,37 +25,10 @@ from trivet.generate.engines import load_engine
 from trivet.models.source import load_causal_lm, resolve
 from trivet.training.device import Compute
 
-CPU = Compute("cpu", torch.float32, 1)
-TEXT = "What should I cook tonight? Try rice with beans."
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0,
-          "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-
-
-def build(folder: Path, **changes: Any) -> Path:
-    """A tiny Llama model of another shape than conftest's."""
-    tokenizer = make_tokenizer()
-    torch.manual_seed(1)
-    shape: dict[str, Any] = dict(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.2, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    LlamaForCausalLM(LlamaConfig(**shape | changes)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
 
 def exported(model: Path, folder: Path, bits: Any = 32, **settings: Any) -> Path:
     export_openvino(resolve(str(model)), folder, bits, **settings)
     return folder
-
-
-def largest_difference(model: Path, folder: Path) -> float:
-    """Between the probabilities that transformers and OpenVINO give a text."""
-    with load_engine(folder, CPU) as loaded:
-        ids = loaded.tokenizer(TEXT)["input_ids"]
-        plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-        expected = plain(input_ids=torch.tensor([ids])).logits[0].softmax(-1).detach().numpy()
-        return float(np.abs(np.exp(loaded.engine.distribution(ids)) - expected).max())
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])

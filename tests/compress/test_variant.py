@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trivet.compress.measured import detect_format, measured_parameters, measured_sparsity
+from trivet.compress.measured import measured_parameters, measured_sparsity
 from trivet.compress.variant import FILE, read_variant, write_variant
 from trivet.errors import TrivetError
+from trivet.models.formats import detect_format
 from trivet.models.source import load_causal_lm, resolve
 
 

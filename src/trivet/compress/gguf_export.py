@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from trivet.compress.exportable import head_dim, require_form
 from trivet.compress.gguf_tokenizer import PROBES, UNKNOWN, write_tokenizer
 from trivet.compress.quantize_config import GGUFType
 from trivet.errors import TrivetError
@@ -122,26 +123,12 @@ def require_runtime(kind: GGUFType) -> None:
 
 def _family(config: Any) -> str:
     """llama.cpp's name of the architecture. Raises TrivetError for one that is not known here."""
-    if config.model_type not in _ARCHITECTURES:
-        raise TrivetError(f"a model of the kind {config.model_type!r} can't be written as GGUF here",
-                          field="model", expected=", ".join(_ARCHITECTURES),
-                          mend="choose another format, such as compressed-tensors")
-    window = getattr(config, "sliding_window", None)
-    if window is not None and window < config.max_position_embeddings and getattr(config, "use_sliding_window", True):
-        raise TrivetError(f"its attention sees the last {window} tokens only, which llama.cpp does not do for it",
-                          field="sliding_window", mend="choose another format")
-    if config.hidden_act != "silu":
-        raise TrivetError(f"its activation is {config.hidden_act!r}, llama.cpp computes silu for this architecture",
-                          field="hidden_act", mend="choose another format")
+    require_form(config, _ARCHITECTURES, written="as GGUF", by="llama.cpp")
     kind = config.rope_parameters.get("rope_type", "default")
     if kind not in ("default", "linear", "llama3"):
         raise TrivetError(f"rotary embeddings of the kind {kind!r} can't be written as GGUF here",
                           field="rope_parameters", expected="default, linear, llama3", mend="choose another format")
     return _ARCHITECTURES[config.model_type]
-
-
-def _head_dim(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _header(writer: Any, config: Any, kind: GGUFType, name: str) -> None:
@@ -156,9 +143,9 @@ def _header(writer: Any, config: Any, kind: GGUFType, name: str) -> None:
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     # a narrowed model keeps its heads' size: heads times size is then not the width
-    writer.add_key_length(_head_dim(config))
-    writer.add_value_length(_head_dim(config))
-    writer.add_rope_dimension_count(_head_dim(config))
+    writer.add_key_length(head_dim(config))
+    writer.add_value_length(head_dim(config))
+    writer.add_rope_dimension_count(head_dim(config))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     rope = config.rope_parameters
     writer.add_rope_freq_base(float(rope["rope_theta"]))
@@ -177,7 +164,7 @@ def _tensors(model: Any, family: str) -> Iterator[tuple[str, str, np.ndarray]]:
     arch = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}[family]
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     if config.rope_parameters.get("rope_type") == "llama3":
-        yield "rope_freqs", "rope_freqs.weight", llama3_factors(config.rope_parameters, _head_dim(config))
+        yield "rope_freqs", "rope_freqs.weight", llama3_factors(config.rope_parameters, head_dim(config))
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from trivet.compress.grid import Quantized, fit, groups, nearest
+from trivet.compress.inverse_hessian import damped, inverse_factor
 from trivet.compress.quantize_config import Grid
-from trivet.errors import TrivetError
 
 BLOCK = 128
 """Columns whose updates of the columns behind them are held back."""
@@ -35,15 +35,12 @@ def gptq(weight: Tensor, hessian: Tensor, grid: Grid, *, damping: float = 0.01, 
     count = groups(columns, grid)
     size = columns // count
     w = weight.detach().float().clone()
-    h = hessian.detach().to(torch.float64, copy=True)
-    diagonal = h.diagonal()
     # an input that was always 0 says nothing about its column: it is rounded to the nearest, and moves no other
-    diagonal[diagonal == 0] = 1.0
-    diagonal += damping * diagonal.mean()
+    h, _ = damped(hessian, damping)
     # scales fitted beforehand; where columns keep their order each group's are fitted anew when its turn comes
     scales, zeros = fit(w.view(rows, count, size), grid)
     order = torch.argsort(h.diagonal(), descending=True) if act_order else torch.arange(columns, device=w.device)
-    factor = _inverse_factor(h[order][:, order]).float()
+    factor = inverse_factor(h[order][:, order]).float()
     w = w[:, order]
     codes = torch.empty_like(w)
     # a block holds whole groups, so that a group's scales are fitted to weights that bear all updates so far
@@ -68,12 +65,3 @@ def gptq(weight: Tensor, hessian: Tensor, grid: Grid, *, damping: float = 0.01, 
         w[:, end:] -= errors @ factor[start:end, end:]
     return Quantized(codes[:, torch.argsort(order)].to(torch.int8), scales, zeros)
 
-
-def _inverse_factor(hessian: Tensor) -> Tensor:
-    """The upper Cholesky factor of H⁻¹, [I, I] in float64."""
-    try:
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-        return torch.linalg.cholesky(inverse, upper=True)
-    except torch.linalg.LinAlgError:
-        raise TrivetError("the calibration text says too little about a layer's inputs: their second moments can't be "
-                          "factored", field="damping", mend="raise --damping, or give more calibration text") from None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trivet.errors import TrivetError
-from trivet.models.lower import blocks, shareable_blocks
+from trivet.models.lower import blocks, forwards_replaced, shareable_blocks
 from trivet.models.output_layer import backbone
 
 
@@ -123,26 +123,11 @@ def _block_inputs(model: nn.Module, batches: Sequence[Tensor]) -> tuple[list[Ten
     assert found is not None
     device = next(model.parameters()).device
     stand_ins = [_Recorded() for _ in found]
-    with _in_place_of(found, stand_ins):
+    with forwards_replaced(list(found), [stand_in.forward for stand_in in stand_ins]):
         for batch in batches:
             backbone(model)(input_ids=batch.to(device), use_cache=False)
     return [hidden for hidden, _ in stand_ins[0].given], [
         [stand_in.given[index][1] for stand_in in stand_ins] for index in range(len(batches))]
-
-
-@contextmanager
-def _in_place_of(found: nn.ModuleList, stand_ins: Sequence[_Recorded]) -> Iterator[None]:
-    """Let stand-ins be called instead of the blocks' own forward."""
-    own = [vars(block).get("forward") for block in found]  # None where it is the class's
-    for block, stand_in in zip(found, stand_ins, strict=True):
-        block.forward = stand_in.forward
-    try:
-        yield
-    finally:
-        for block, forward in zip(found, own, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward
 
 
 @dataclass

@@ -12,13 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
-from trivet.artifacts import read_json
 from trivet.errors import TrivetError
+from trivet.models.formats import OPENVINO_FILE, Format
 
-Format = Literal["safetensors", "compressed-tensors", "gguf", "openvino"]
-FORMATS: tuple[str, ...] = get_args(Format)
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 BLOCK = re.compile(r"\.\d+\.")
 """Tensors of a block carry its number: model.layers.3.mlp.up_proj.weight, transformer.h.3.mlp.c_fc.weight."""
@@ -42,32 +39,12 @@ class StoredTensor:
         return math.prod(self.shape)
 
 
-def detect_format(folder: Path) -> Format | None:
-    """The format of the weights in a folder, by its files; None where there are none that are known."""
-    if any(folder.glob("*.gguf")):
-        return "gguf"
-    if (folder / "openvino_model.xml").is_file():
-        return "openvino"
-    config = folder / "config.json"
-    if not config.is_file():
-        return None
-    about = read_json(config).get("quantization_config")
-    method = about.get("quant_method") if isinstance(about, dict) else None
-    if method is None:
-        return "safetensors"
-    if method == "compressed-tensors":
-        return "compressed-tensors"
-    raise TrivetError(f"the weights are quantized by {method!r}", file=config, field="quantization_config",
-                      expected="no quantization_config, or one of compressed-tensors",
-                      mend="give the model before it was quantized, and quantize that with `trivet quantize`")
-
-
 def weight_files(folder: Path, form: Format) -> list[Path]:
     """The files that hold a model's weights, in order of name.
 
     Raises TrivetError where there are none, and for several GGUF files: which one is meant?
     """
-    patterns = {"gguf": ["*.gguf"], "openvino": ["openvino_model.xml", "openvino_model.bin"]}
+    patterns = {"gguf": ["*.gguf"], "openvino": [OPENVINO_FILE, "openvino_model.bin"]}
     found = sorted(f for p in patterns.get(form, ["*.safetensors"]) for f in folder.glob(p))
     if not found:
         raise TrivetError(f"no weights ({patterns.get(form, ['*.safetensors'])[-1]}) in this folder", file=folder,

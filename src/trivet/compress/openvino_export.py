@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from trivet.compress.exportable import head_dim, require_form
 from trivet.errors import TrivetError
 from trivet.models.formats import OPENVINO_FILE
 
@@ -144,24 +145,13 @@ def _form(model: Any) -> Form:
     from trivet.compress.openvino_graph import Form
 
     config = model.config
-    if config.model_type not in KINDS:
-        raise TrivetError(f"a model of the kind {config.model_type!r} can't be written for OpenVINO here",
-                          field="model", expected=", ".join(KINDS),
-                          mend="choose another format, such as compressed-tensors")
-    window = getattr(config, "sliding_window", None)
-    if window is not None and window < config.max_position_embeddings and getattr(config, "use_sliding_window", True):
-        raise TrivetError(f"its attention sees the last {window} tokens only, which the graph does not do",
-                          field="sliding_window", mend="choose another format")
-    if config.hidden_act != "silu":
-        raise TrivetError(f"its activation is {config.hidden_act!r}, the graph computes silu",
-                          field="hidden_act", mend="choose another format")
+    require_form(config, KINDS, written="for OpenVINO", by="the graph")
     rotary = model.model.rotary_emb
     kind = config.rope_parameters.get("rope_type", "default")
     if kind in ("dynamic", "longrope"):
         raise TrivetError(f"rotary embeddings of the kind {kind!r} depend on the length of a text, the graph's do not",
                           field="rope_parameters", mend="choose another format")
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Form(layers=config.num_hidden_layers, heads=config.num_attention_heads,
-                kv_heads=config.num_key_value_heads, size=int(head), epsilon=float(config.rms_norm_eps),
+                kv_heads=config.num_key_value_heads, size=head_dim(config), epsilon=float(config.rms_norm_eps),
                 frequencies=rotary.inv_freq.float().numpy(), scaling=float(rotary.attention_scaling),
                 tied=bool(config.tie_word_embeddings))

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from trivet.artifacts import atomic_folder, read_json
 from trivet.compress.depth import least_missed, measurements
 from trivet.compress.layerwise import InputStatistics, block_linears, change_layerwise
-from trivet.compress.measured import detect_format
 from trivet.compress.perplexity import Texts, perplexity
 from trivet.compress.prune_config import ZEROS, PruneConfig
 from trivet.compress.sparsify import Pattern, magnitude_mask, sparsegpt, taken, wanda_mask
 from trivet.compress.variant import Variant, write_variant
 from trivet.compress.width import narrow
 from trivet.errors import TrivetError
+from trivet.models.formats import detect_format
 from trivet.models.merge import save_merged
 from trivet.models.source import ModelSource, load_causal_lm, load_tokenizer, resolve
 from trivet.models.surgery import require_groups, sizes

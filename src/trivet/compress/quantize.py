@@ -19,7 +19,6 @@ from trivet.compress.gguf_export import export_gguf
 from trivet.compress.gptq import gptq
 from trivet.compress.grid import Quantized, round_to_nearest
 from trivet.compress.layerwise import InputStatistics, change_layerwise
-from trivet.compress.measured import detect_format
 from trivet.compress.openvino_export import export_openvino
 from trivet.compress.packed_form import read_packed, save_packed
 from trivet.compress.perplexity import Texts
@@ -29,6 +28,7 @@ from trivet.errors import TrivetError
 from trivet.generate.engines import load_engine
 from trivet.generate.llama_cpp import library
 from trivet.models.embedded import MARK
+from trivet.models.formats import detect_format
 from trivet.models.merge import save_merged
 from trivet.models.source import ModelSource, adapter_base, load_causal_lm, load_tokenizer, resolve
 from trivet.models.unpacked import require_library

@@ -17,6 +17,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from trivet.compress.inverse_hessian import damped, inverse_factor
+
 Pattern = tuple[int, int]
 """(N, M): N of every M neighbours become zero."""
 
@@ -84,7 +86,8 @@ def sparsegpt(weight: Tensor, gram: Tensor, share: float, pattern: Pattern | Non
     if pattern is not None:
         smallest_by_pattern(w[:1], pattern)  # refuses a width that doesn't fit
         block = max(1, block // pattern[1]) * pattern[1]  # no group is cut in two
-    upper, dead = inverse_factor(gram, damping)
+    h, dead = damped(gram, damping)
+    upper = inverse_factor(h).to(torch.float32)
     w[:, dead] = 0.0
     for start in range(0, columns, block):
         end = min(start + block, columns)
@@ -105,16 +108,3 @@ def sparsegpt(weight: Tensor, gram: Tensor, share: float, pattern: Pattern | Non
         w[:, end:] -= errors @ upper[start:end, end:]
     return w.to(weight.dtype)
 
-
-def inverse_factor(gram: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """(U, dead): the upper Cholesky factor of H⁻¹ = Uᵀ U in float32, and the mask of inputs that are always zero.
-
-    H is `gram` with `damping` times its mean diagonal on the diagonal. Row j of U, divided by U_jj, is row j of the
-    inverse over the columns from j on, divided by its first entry, U_jj² (GPTQ and SparseGPT go by it).
-    """
-    h = gram.double().clone()
-    dead = h.diagonal() == 0
-    h.diagonal()[dead] = 1.0
-    h.diagonal().add_(damping * h.diagonal().mean())
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
-    return torch.linalg.cholesky(inverse, upper=True).to(torch.float32), dead

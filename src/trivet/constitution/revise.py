@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trivet import __version__
-from trivet.artifacts import Message, Preference, Prompt, read_rows, text_digest, write_json, write_rows
+from trivet.artifacts import Message, Preference, Prompt, drawn_order, read_rows, write_json, write_rows
 from trivet.constitution import gates
 from trivet.constitution.critique import Item, Rounds, refused, weigh
 from trivet.constitution.principles import Constitution, load_constitution
@@ -176,7 +176,7 @@ def helpful_pairs(plain: Sequence[Tuning], revised: Sequence[Tuning], constituti
     What declines one request well is no answer to another. A reward model that is shown revisions as the better answers
     alone takes the refusal for the reason.
     """
-    ordered = sorted(revised, key=lambda row: text_digest(f"{seed}\0{row.id}"))
+    ordered = drawn_order(revised, seed, lambda row: row.id)
     return [Preference(id=f"{row.id}/helpful", prompt_id=row.id.rpartition("/")[0], prompt=row.messages[:-1],
                        chosen=row.messages[-1].content, rejected=other.messages[-1].content,
                        source=f"revise helpful {constitution.sha256[:16]}")
@@ -230,5 +230,5 @@ def _plain(config: ReviseConfig, part: Sequence[tuple[Prompt, int]], models: Mod
 
 
 def _in_turn(prompts: Sequence[Prompt], answers: int, seed: int) -> Iterator[tuple[Prompt, int]]:
-    ordered = sorted(prompts, key=lambda p: text_digest(f"{seed}\0{p.id}"))
+    ordered = drawn_order(prompts, seed, lambda p: p.id)
     return ((prompt, number) for number in range(answers) for prompt in ordered)

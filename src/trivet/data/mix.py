@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from trivet.artifacts import Preference, Prompt, json_lines, parquet_rows, read_rows, text_digest, write_rows
+from trivet.artifacts import Preference, Prompt, drawn_order, json_lines, parquet_rows, read_rows, write_rows
 from trivet.data.mix_config import MixConfig
 from trivet.errors import TrivetError
 from trivet.runs import Run, Summary
@@ -49,7 +49,7 @@ def run(config: MixConfig, run: Run) -> MixSummary:
 
 def drawn(groups: Sequence[Group], count: int | None, seed: int) -> list[Group]:
     """At most `count` groups in an order that depends on the seed and on each group's first id alone."""
-    return sorted(groups, key=lambda group: text_digest(f"{seed}\0{group[0].id}"))[:count]
+    return drawn_order(groups, seed, lambda group: group[0].id)[:count]
 
 
 def _groups(rows: Sequence[Prompt | Preference]) -> list[Group]:

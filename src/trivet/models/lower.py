@@ -6,7 +6,7 @@ batch; later passes over the same batch take up their result and run the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,21 @@ from torch import Tensor, nn
 
 from trivet.models.lora import block_count
 from trivet.models.output_layer import backbone
+
+
+@contextmanager
+def forwards_replaced(modules: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """Let the given functions be called in place of the modules' own forward; afterwards all is as it was."""
+    own = [vars(module).get("forward") for module in modules]  # None where it is the class's
+    for module, forward in zip(modules, forwards, strict=True):
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, before in zip(modules, own, strict=True):
+            del module.forward
+            if before is not None:
+                module.forward = before
 
 
 def blocks(model: nn.Module) -> nn.ModuleList | None:
@@ -52,16 +67,8 @@ class LowerBlocks:
             finally:
                 hook.remove()
         else:
-            own = [vars(block).get("forward") for block in chosen]  # None where it is the class's
-            for block in chosen:
-                block.forward = self._take
-            try:
+            with forwards_replaced(chosen, [self._take] * len(chosen)):
                 yield
-            finally:
-                for block, forward in zip(chosen, own, strict=True):
-                    del block.forward
-                    if forward is not None:
-                        block.forward = forward
 
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
         if not isinstance(output, Tensor):
