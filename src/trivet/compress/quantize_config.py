@@ -97,9 +97,8 @@ class QuantizeConfig(Grid, StageConfig):
     def _goes_together(self) -> Self:
         packed, exported = self.format == "compressed-tensors", self.format in ("gguf", "openvino")
         if exported and (self.method, self.head, self.activations, self.act_order) != ("rtn", "keep", "keep", False):
-            raise ValueError(f"{self.format} rounds in its own way, and the output layer with the embedding: for GPTQ "
-                             "quantize to --format safetensors first, in the groups that it will use, and give it what "
-                             "comes out")
+            raise ValueError(f"{self.format} rounds in its own way, and the output layer with the embedding: GPTQ "
+                             "goes with --format safetensors or compressed-tensors")
         if self.type is not None and self.format != "gguf":
             raise ValueError("type goes with --format gguf")
         if self.format == "gguf" and self.grid != Grid():
