@@ -69,7 +69,7 @@ def cases(case: Callable[..., Any]) -> list[Any]:
          "compressed-tensors keeps embeddings"),
         ("rounded inputs at four bits", _with("--activations", "8"), "activations: 8 goes with"),
         ("GPTQ for llama.cpp", _with("--format", "gguf", "--group", "64", "--method", "gptq"),
-         "quantize to --format safetensors"),
+         "GPTQ goes with --format safetensors"),
         ("bits of a GGUF file", _with("--format", "gguf", "--group", "64", "--bits", "8"), "give --type"),
         ("a GGUF type for another format", _with("--type", "Q8_0"), "type goes with --format gguf"),
         ("three bits for OpenVINO", _with("--format", "openvino", "--bits", "3"), "openvino stores 8 or 4 bits"),
