@@ -7,6 +7,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
+
+from trivet.training.ranks import here
 
 
 class Interruption:
@@ -29,9 +32,18 @@ def graceful() -> Iterator[Interruption]:
         state.requested = True
         print("\nstopping after this step, with a checkpoint (once more: stop at once)", flush=True)
 
-    old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    old: dict[int, Any] = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield state
+    except Exception:
+        if here().world > 1:
+            # where one of several processes is lost, torchrun ends the others at once: not before they said why
+            old[signal.SIGTERM] = _ending
+        raise
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def _ending(number: int, frame: FrameType | None) -> None:
+    """The process is on its way out with an error already."""
