@@ -64,4 +64,3 @@ def gptq(weight: Tensor, hessian: Tensor, grid: Grid, *, damping: float = 0.01, 
             block[:, i + 1 :] -= torch.outer(errors[:, i], own[i, i + 1 :])
         w[:, end:] -= errors @ factor[start:end, end:]
     return Quantized(codes[:, torch.argsort(order)].to(torch.int8), scales, zeros)
-

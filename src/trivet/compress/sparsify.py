@@ -107,4 +107,3 @@ def sparsegpt(weight: Tensor, gram: Tensor, share: float, pattern: Pattern | Non
         w[:, start:end] = part
         w[:, end:] -= errors @ upper[start:end, end:]
     return w.to(weight.dtype)
-

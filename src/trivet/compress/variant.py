@@ -13,11 +13,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from trivet.artifacts import Row, read_json, row_error, write_json
-from trivet.compress.measured import (
-    measured_bytes,
-    measured_parameters,
-    measured_sparsity,
-)
+from trivet.compress.measured import measured_bytes, measured_parameters, measured_sparsity
 from trivet.errors import TrivetError
 from trivet.models.formats import Format, detect_format
 from trivet.models.source import ModelSource, resolve, weights_sha256
