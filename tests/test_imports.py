@@ -25,7 +25,7 @@ FLOORS = [
     {"generate"},
     {"judge", "sandbox"},
     {"evaluate", "feedback", "guard", "reward"},
-    {"compress", "constitution", "policy"},
+    {"compress", "constitution", "policy", "serve"},
     {"stages"},
     {"report", "pipeline"},
     {"cli"},

@@ -1,0 +1,1 @@
+"""A model as a service: the interfaces OpenAI clients speak, retrieval, programs, agents and their tools."""
