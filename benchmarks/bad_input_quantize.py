@@ -74,6 +74,7 @@ def cases(case: Callable[..., Any]) -> list[Any]:
         ("a GGUF type for another format", _with("--type", "Q8_0"), "type goes with --format gguf"),
         ("three bits for OpenVINO", _with("--format", "openvino", "--bits", "3"), "openvino stores 8 or 4 bits"),
         ("eight bits in groups for OpenVINO", _with("--format", "openvino", "--bits", "8"), "for each row at 8"),
+        ("act order without gptq", _with("--act-order"), "--method gptq"),
         ("negative damping", _with("--method", "gptq", "--damping", "-1"), "field 'damping'"),
         ("compressed-tensors is not installed", _without_library, "pip install 'trivet[compressed-tensors]'"),
         ("a model that is nothing", lambda p: _given(p, model="nothing/at/all"), "field 'model'"),

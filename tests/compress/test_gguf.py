@@ -20,7 +20,7 @@ from trivet.compress.gguf_tokenizer import PROBES, file_tokenizer
 from trivet.errors import TrivetError
 from trivet.generate import llama_cpp
 from trivet.generate.config import Sampling
-from trivet.generate.engines import load_engine
+from trivet.generate.engines import compute_of, load_engine
 from trivet.models.source import ModelSource, load_tokenizer, resolve
 from trivet.training.device import Compute
 
@@ -226,7 +226,10 @@ def test_what_does_not_load_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(TrivetError, match="does not load this file"):
         load_engine(damaged, CPU)
     with pytest.raises(TrivetError, match="on the CPU here"):
-        load_engine(folder, Compute("cuda", torch.float32, 1))
+        load_engine(folder, Compute("cuda", torch.float32, 1, chosen=True))
+    # a GPU that was found, not named: this runtime takes the CPU, and says so
+    assert compute_of(folder, Compute("cuda", torch.bfloat16, 1)) == CPU
+    assert compute_of(build_tiny(tmp_path / "plain"), Compute("cuda", torch.bfloat16, 1)).device == "cuda"
     (folder / "second.gguf").write_bytes(data)
     with pytest.raises(TrivetError, match=r"there is: model\.gguf, second\.gguf"):
         load_engine(folder, CPU)

@@ -180,7 +180,7 @@ def test_what_can_not_be_exported_or_loaded_is_refused(tmp_path: Path, monkeypat
     assert not list(tmp_path.glob("[abc]/openvino*"))
     folder = exported(build_tiny(tmp_path / "m"), tmp_path / "o")
     with pytest.raises(TrivetError, match="on the CPU here"):
-        load_engine(folder, Compute("cuda", torch.float32, 1))
+        load_engine(folder, Compute("cuda", torch.float32, 1, chosen=True))
     with pytest.raises(TrivetError, match="export to openvino"):
         load_causal_lm(resolve(str(folder)), torch.float32, "cpu")
     weights = folder / "openvino_model.bin"

@@ -220,3 +220,21 @@ def test_gptq_beats_rounding_at_four_bits_on_real_weights(tmp_path) -> None:
         assert any("dequantized from 4 bits" in note for note in found[method]["notes"])
     assert found["gptq"]["perplexity"] < found["rtn"]["perplexity"]
     assert found["gptq"]["kl"]["high"] < found["rtn"]["kl"]["low"]
+
+
+@pytest.mark.parametrize("form", ["gguf", "openvino"])
+def test_what_was_rounded_is_not_rounded_again_by_another_runtime(quantize, tmp_path, capsys, form) -> None:
+    rounded, _ = quantize(out="rounded")
+    with pytest.raises(SystemExit) as ended:
+        quantize("--format", form, *([] if form == "gguf" else ["--bits", "8"]), "--group", "64", model=rounded,
+                 out="again")
+    assert ended.value.code == 2 and not (tmp_path / "again/model").exists()
+    said = capsys.readouterr().err
+    assert "rounded already (rtn-4-g16)" in said and "give the model it was made of" in said
+
+
+def test_settings_of_gptq_are_refused_without_it(quantize, capsys) -> None:
+    for asked in (["--act-order"], ["--damping", "0.1"]):
+        with pytest.raises(SystemExit) as ended:
+            quantize(*asked)
+        assert ended.value.code == 2 and "--method gptq" in capsys.readouterr().err

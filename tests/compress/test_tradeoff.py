@@ -14,7 +14,8 @@ import torch
 
 from trivet.artifacts import read_json
 from trivet.cli import main
-from trivet.compress import isolated, quality, tradeoff, tradeoff_worker
+from trivet.compress import isolated, tradeoff, tradeoff_worker
+from trivet.compress.compared import token_kl
 from trivet.compress.speed import Passages, Workload, time_workloads, workloads
 from trivet.compress.tradeoff_config import Speed, TradeoffConfig
 from trivet.compress.tradeoff_plan import distinct, plan
@@ -84,8 +85,8 @@ def test_kl_is_the_naive_one() -> None:
     one[0, 3] = -np.inf
     naive = [sum(math.exp(p) * (p - q) for p, q in zip(a, b, strict=True) if math.isfinite(p))
              for a, b in zip(one.tolist(), other.tolist(), strict=True)]
-    assert quality.token_kl(one, other) == pytest.approx(naive, rel=1e-5)
-    assert (quality.token_kl(one, one) == 0).all()
+    assert token_kl(one, other) == pytest.approx(naive, rel=1e-5)
+    assert (token_kl(one, one) == 0).all()
 
 
 @pytest.mark.parametrize(("names", "paths", "told"), [
@@ -95,6 +96,18 @@ def test_kl_is_the_naive_one() -> None:
 ])
 def test_names_tell_apart(names: list[str], paths: list[str], told: list[str]) -> None:
     assert distinct(names, paths) == told
+
+
+def test_a_merge_that_dies_is_an_error_that_says_what_to_do(tmp_path, monkeypatch) -> None:
+    def dies(*_: object) -> None:
+        raise isolated.Died("its process was ended by SIGKILL")
+
+    monkeypatch.setattr(tradeoff, "isolated", dies)
+    stage = object.__new__(tradeoff._Stage)
+    stage.config, stage.run = TradeoffConfig(model="m", variants=["v"]), SimpleNamespace(path=tmp_path.joinpath)
+    with pytest.raises(TrivetError, match="merge: its process was ended by SIGKILL") as caught:
+        stage._must({"task": "merge"}, "model", "free memory")
+    assert caught.value.said["field"] == "model" and caught.value.exit_code == 2
 
 
 # --- speed ---------------------------------------------------------------------------------------------

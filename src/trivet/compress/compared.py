@@ -30,6 +30,17 @@ class Comparison:
     """Share of tokens for which both hold the same next token most likely."""
 
 
+def token_kl(source: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """KL(source ‖ other) at each place [N] in nats, of log-probabilities [N, V]; summed in float64.
+
+    A token that the source never says adds nothing. Never below 0 but for rounding, which is cut off.
+    """
+    p, q = source.astype(np.float64), other.astype(np.float64)
+    said = np.isfinite(p)
+    gap = np.subtract(p, q, out=np.zeros_like(p), where=said)
+    return np.maximum((np.exp(p) * gap).sum(axis=-1), 0.0)
+
+
 def compare(source: Distribution, model: Distribution, windows: Sequence[Tensor], seed: int = 0) -> Comparison:
     """Both models on the same windows of token ids, [T] each."""
     rows = []
@@ -37,9 +48,9 @@ def compare(source: Distribution, model: Distribution, windows: Sequence[Tensor]
         ids = window.tolist()
         one, other = (find(ids)[:-1] for find in (source, model))
         places = np.arange(len(ids) - 1), np.array(ids[1:])
-        kl = (np.exp(one) * (one - other)).sum(-1, dtype=np.float64).sum()
         said = [-float(p[places].sum(dtype=np.float64)) for p in (one, other)]
-        rows.append([*said, float(kl), float((one.argmax(-1) == other.argmax(-1)).sum()), len(ids) - 1.0])
+        same = float((one.argmax(-1) == other.argmax(-1)).sum())
+        rows.append([*said, float(token_kl(one, other).sum()), same, len(ids) - 1.0])
 
     def statistics(sums: Any) -> Any:
         means = sums[..., :4] / sums[..., 4:]

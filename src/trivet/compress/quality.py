@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trivet.artifacts import write_error, write_json, write_rows
+from trivet.compress.compared import token_kl
 from trivet.compress.tradeoff_config import TradeoffConfig
 from trivet.compress.tradeoff_plan import Plan
 from trivet.compress.tradeoff_results import KL, SAME_TOKEN
@@ -25,8 +26,6 @@ from trivet.evaluate.suites.text import Document
 from trivet.generate.base import LoadedEngine
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from trivet.evaluate.subject import Subject
 
 ANSWERS = "tradeoff"
@@ -71,17 +70,6 @@ def measure(subject: Subject, loaded: LoadedEngine, config: TradeoffConfig, plan
 
 
 # --- how far from the source ---------------------------------------------------------------------------
-
-
-def token_kl(source: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
-    """KL(source ‖ other) at each place [N] in nats, of log-probabilities [N, V]; summed in float64.
-
-    A token that the source never says adds nothing. Never below 0 but for rounding, which is cut off.
-    """
-    p, q = source.astype(np.float64), other.astype(np.float64)
-    said = np.isfinite(p)
-    gap = np.subtract(p, q, out=np.zeros_like(p), where=said)
-    return np.maximum((np.exp(p) * gap).sum(axis=-1), 0.0)
 
 
 def _distance(loaded: LoadedEngine, documents: Sequence[Document], tokens: int, file: Path, source: bool

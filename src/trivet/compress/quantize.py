@@ -23,7 +23,7 @@ from trivet.compress.openvino_export import export_openvino
 from trivet.compress.packed_form import read_packed, save_packed
 from trivet.compress.perplexity import Texts
 from trivet.compress.quantize_config import Grid, QuantizeConfig
-from trivet.compress.variant import Variant, write_variant
+from trivet.compress.variant import Variant, read_variant, write_variant
 from trivet.errors import TrivetError
 from trivet.generate.engines import load_engine
 from trivet.generate.llama_cpp import library
@@ -79,6 +79,8 @@ def run(config: QuantizeConfig, run: Run) -> QuantizeSummary:
     if not source.is_adapter and (form := detect_format(source.folder)) != "safetensors":
         raise TrivetError(f"this model is quantized already: its weights are {form}", file=source.folder, field="model",
                           mend="give the model that it was made of (variant.json beside it names it)")
+    if config.format in ("gguf", "openvino"):
+        _require_not_rounded(source, config.format)
     if config.format == "gguf":
         library()  # without llama.cpp what is written could not be compared
     tokenizer = load_tokenizer(source)
@@ -130,6 +132,16 @@ def _rounded(model: Any, windows: list[Tensor], config: QuantizeConfig
         for name, layer in (layers | others).items():
             layer.weight.copy_(quantized[name].weight())
     return quantized, _errors(before, quantized)
+
+
+def _require_not_rounded(source: ModelSource, form: str) -> None:
+    """Raise TrivetError for numbers that were rounded by `quantize` already: a runtime's own grid rounds them again."""
+    if source.is_adapter or not (source.folder / "variant.json").is_file():
+        return
+    variant = read_variant(source.folder)
+    if variant.method in ("rtn", "gptq"):
+        raise TrivetError(f"these weights were rounded already ({variant.name}), and {form} would round them once more",
+                          file=source.folder, field="model", mend=f"give the model it was made of: {variant.source}")
 
 
 def _require_finite(model: Any) -> None:

@@ -99,6 +99,8 @@ class QuantizeConfig(Grid, StageConfig):
         if exported and (self.method, self.head, self.activations, self.act_order) != ("rtn", "keep", "keep", False):
             raise ValueError(f"{self.format} rounds in its own way, and the output layer with the embedding: GPTQ "
                              "goes with --format safetensors or compressed-tensors")
+        if self.method == "rtn" and (self.act_order or self.damping != QuantizeConfig.model_fields["damping"].default):
+            raise ValueError("damping and act_order go with --method gptq: rtn looks at no inputs")
         if self.type is not None and self.format != "gguf":
             raise ValueError("type goes with --format gguf")
         if self.format == "gguf" and self.grid != Grid():

@@ -137,7 +137,8 @@ class _Stage:
             path = str(run.path(MERGED))
             if not (run.path(MERGED) / "config.json").is_file():
                 print(f"merging {config.model} into its base", flush=True)
-                self._do({"task": "merge", "path": str(source.folder), "folder": path})
+                self._must({"task": "merge", "path": str(source.folder), "folder": path}, "model",
+                           "free memory: both the base and its adapter are held")
         self.contenders = [
             Contender(i, name, where, variant, run.path(ASKED, f"{i:02d}-{re.sub(r'[^A-Za-z0-9.]+', '-', name)}"))
             for i, (name, where, variant) in enumerate(described(config, path))]
@@ -180,7 +181,8 @@ class _Stage:
         answered = [c for c in self.contenders if _answered(c) and not (c.folder / "reward.jsonl").is_file()]
         if answered and self.config.reward is not None:
             print(f"scoring the answers by {self.config.reward}", flush=True)
-            self._do({"task": "reward", "folders": [str(c.folder) for c in answered]})
+            self._must({"task": "reward", "folders": [str(c.folder) for c in answered]}, "reward",
+                       "see what it printed; run it again: what was answered is kept")
 
     def _turn(self, one: Contender, job: dict[str, Any]) -> dict[str, Any] | None:
         """A turn of one; None where it failed. Raises TrivetError where the source did."""
@@ -198,6 +200,13 @@ class _Stage:
             self.failed[one.number] = str(died)
         print(f"{one.name} is left out: {self.failed[one.number]}", flush=True)
         return None
+
+    def _must(self, job: dict[str, Any], field: str, mend: str) -> None:
+        """A job without which there is no table. Raises TrivetError where it fails."""
+        try:
+            self._do(job)
+        except Died as died:
+            raise TrivetError(f"{job['task']}: {died}", field=field, mend=mend) from died
 
     def _do(self, job: dict[str, Any]) -> dict[str, Any]:
         """A job in a process of its own, and what it spent."""

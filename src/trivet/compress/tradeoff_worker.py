@@ -22,7 +22,7 @@ from trivet.compress.tradeoff_results import REWARD
 from trivet.errors import TrivetError
 from trivet.evaluate.base import Score
 from trivet.evaluate.subject import Subject, no_template
-from trivet.generate.engines import load_engine
+from trivet.generate.engines import compute_of, load_engine
 from trivet.ledger import Meter, peak_memory
 from trivet.models.merge import merge_policy
 from trivet.models.source import resolve
@@ -39,6 +39,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     config, meter = TradeoffConfig.model_validate(job["config"]), Meter()
     # counting FLOPs takes time of torch's own, and of no other engine's: what is timed is not counted
     compute = prepare(config.device, None if job["task"] == "speed" else meter)
+    if job["task"] in ("speed", "quality"):
+        compute = compute_of(job["path"], compute)
     seed_all(config.seed)
     tasks = {"merge": _merge, "speed": _speed, "quality": _quality, "reward": _reward}
     try:

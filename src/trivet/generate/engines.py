@@ -14,7 +14,7 @@ from trivet.errors import TrivetError
 from trivet.generate.base import LoadedEngine
 from trivet.models.formats import gguf_file, quantized_by, runtime_format
 
-__all__ = ["LoadedEngine", "load_engine"]
+__all__ = ["LoadedEngine", "compute_of", "load_engine"]
 
 if TYPE_CHECKING:
     from trivet.models.source import ModelSource
@@ -38,6 +38,21 @@ def load_engine(name: str | Path, compute: Compute, *, field: str = "model", bat
         raise TrivetError(**error.said | {"field": field if error.field == "model" else error.field}) from error
     loaded.plain_template = ensure_template(loaded.tokenizer)
     return loaded
+
+
+def compute_of(name: str | Path, compute: Compute) -> Compute:
+    """What `load_engine` would compute a model with: runtimes that have the CPU alone take it where none was named.
+
+    Raises TrivetError where another device was named.
+    """
+    from trivet.models.source import resolve
+
+    if Path(name).expanduser().is_file():
+        return compute.on_cpu("llama.cpp")
+    source = resolve(str(name))
+    form = None if source.is_adapter else runtime_format(source.folder)
+    return compute.on_cpu({"gguf": "llama.cpp", "openvino": "OpenVINO"}[form]) if form in ("gguf", "openvino") \
+        else compute
 
 
 def _load(name: str, compute: Compute, batch_size: int) -> LoadedEngine:

@@ -146,11 +146,10 @@ class LlamaCppEngine:
 def load_gguf(file: Path, compute: Compute, batch_size: int) -> LoadedEngine:
     """The engine for a GGUF file. Its tokenizer is the folder's, or else the one inside the file.
 
-    Raises TrivetError for a device other than the CPU, a file that does not load, a tokenizer of another vocabulary.
+    Raises TrivetError where another device than the CPU was named, a file that does not load, a tokenizer of
+    another vocabulary.
     """
-    if compute.device != "cpu":
-        raise TrivetError(f"llama.cpp answers on the CPU here, this asks for {compute.device}", field="device.device",
-                          mend="use --device.device cpu")
+    compute = compute.on_cpu("llama.cpp")
     model = llama_cpp.Model(file)
     try:
         tokenizer = _tokenizer(file)

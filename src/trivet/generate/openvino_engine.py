@@ -132,12 +132,10 @@ class OpenVINOEngine:
 def load_openvino(folder: Path, compute: Compute, batch_size: int) -> LoadedEngine:
     """The engine for an exported folder.
 
-    Raises TrivetError for a device other than the CPU, files that do not load or were not exported here, and where
-    OpenVINO is not installed.
+    Raises TrivetError where another device than the CPU was named, files that do not load or were not exported
+    here, and where OpenVINO is not installed.
     """
-    if compute.device != "cpu":
-        raise TrivetError(f"OpenVINO answers on the CPU here, this asks for {compute.device}", field="device.device",
-                          mend="use --device.device cpu")
+    compute = compute.on_cpu("OpenVINO")
     if importlib.util.find_spec("openvino") is None:
         raise TrivetError("OpenVINO is not installed, which this model needs", file=folder, field="model",
                           mend="pip install 'trivet[openvino]'")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,17 @@ class Compute:
     device: str
     trunk: torch.dtype
     threads: int
+    chosen: bool = False
+    """The device was named, not found."""
+
+    def on_cpu(self, runtime: str) -> Compute:
+        """The same for a runtime that computes on the CPU alone. Raises TrivetError where another device was named."""
+        if self.device == "cpu":
+            return self
+        if self.chosen:
+            raise TrivetError(f"{runtime} answers on the CPU here, this asks for {self.device}", field="device.device",
+                              mend="use --device.device cpu, or leave it at auto")
+        return replace(self, device="cpu", trunk=torch.float32)
 
     @property
     def words(self) -> str:
@@ -69,7 +80,7 @@ def prepare(config: Device, meter: Meter | None = None) -> Compute:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if meter is not None:
         meter.probe(lambda: TorchProbe(device))
-    return Compute(device, getattr(torch, precision), threads)
+    return Compute(device, getattr(torch, precision), threads, chosen=config.device != "auto")
 
 
 def seed_all(seed: int) -> None:
