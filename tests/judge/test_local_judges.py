@@ -145,7 +145,8 @@ def test_a_reward_model_compares(reward_folder, tmp_path) -> None:
     found = judge(cases)
     scores = judge.judge.reward.model.score([(cases[0].messages, a) for a in ("one", "two")])
     assert found[0] == pytest.approx(1 / (1 + math.exp(scores[1] - scores[0])), abs=1e-6)
-    assert found[0] == pytest.approx(1 - found[1], abs=1e-6) and found[2] == 0.5 and found[0] != 0.5
+    # a batch's rows may differ in their last bits, so equal texts may too
+    assert found[:3] == pytest.approx([1 - found[1], 1 - found[0], 0.5], abs=1e-6) and abs(found[0] - 0.5) > 1e-3
     assert judge.symmetric and both_orders(judge, cases)[0].probability == found[0]
     assert len(judge.verdicts) == 3  # asked once, not in both orders
 
