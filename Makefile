@@ -53,6 +53,10 @@ figures: $(VENV)/.installed
 	$(BIN)/python benchmarks/critics.py --json benchmarks/results/critics.json --plot docs/images/critics.png
 	$(BIN)/python benchmarks/vllm_curve.py --json benchmarks/results/vllm_curve.json --plot docs/images/vllm_curve.png
 	$(BIN)/python benchmarks/overoptimization.py --data "$(DATA)" --json benchmarks/results/overoptimization.json --images docs/images
+	$(BIN)/python benchmarks/distillation.py --json benchmarks/results/distillation.json
+	$(BIN)/python benchmarks/pruning.py --data "$(DATA)" --json benchmarks/results/pruning.json
+	$(BIN)/python benchmarks/recovery.py --json benchmarks/results/recovery.json
+	$(BIN)/python benchmarks/compression.py --model runs/figures/demo --out runs/figures/compress --json benchmarks/results/compression.json
 
 wheel: $(VENV)/.installed
 	rm -rf build dist

@@ -1,4 +1,4 @@
-"""benchmarks/distillation.py: what it splits, pairs and says; and that its quick form runs."""
+"""benchmarks/distillation.py, recovery.py: what they split, pair and say; and that their quick forms run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import distillation
+import recovery
 from trivet.compress.fidelity import Compared
 from trivet.data.supervised import Example
 
@@ -53,3 +54,18 @@ def test_its_quick_form_runs(tmp_path, monkeypatch) -> None:
     assert set(found["distilled_minus_hard"]) == {"1", "2", "4"}
     assert found["steps"] == 4 and found["seeds"] == 2 and 0 < found["share_of_parameters"] < 1
     assert found["kept"]["hard"]["n"] == found["heldout_prompts"]
+
+
+def test_the_quick_form_of_depth_against_width_runs(tmp_path, monkeypatch) -> None:
+    out = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["recovery.py", "--quick", "--threads", "1", "--json", str(out)])
+    recovery.main()
+    found = json.loads(out.read_text())["figures"]
+    assert found["parameters"]["depth"] < found["parameters"]["teacher"] > found["parameters"]["width"]
+    assert found["steps"] == 4 and found["seeds"] == 2 and found["heldout_tokens"] > 0
+    before, after = (found["depth_minus_width"][when] for when in ("before", "after"))
+    assert len(before["kl"]["over_seeds"]["values"]) == 1 and len(after["kl"]["over_seeds"]["values"]) == 2
+    each = found["figures"]
+    # the difference is that of the two columns, which are of the same rows
+    assert after["loss"]["value"] == pytest.approx(each["depth_after"]["loss"]["value"]
+                                                   - each["width_after"]["loss"]["value"], abs=1e-6)
