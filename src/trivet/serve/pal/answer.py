@@ -132,7 +132,7 @@ class ProgramAided:
                 weights = [_log_sum([logps[d.text] for d, _ in group]) for group in tied]
                 winner, how = tied[weights.index(max(weights))], "probability"
         if self.settings.samples > 1:
-            by = {None: "", "first": "; a tie, the first is taken", "probability": "; a tie, the likelier is taken"}[how]
+            by = {None: "", "first": "; a tie: the first is taken", "probability": "; a tie: the likelier is"}[how]
             tally.step(Step("check", f"{len(winner)} of {len(working)} programs that worked say "
                             f"{program.told(winner[0][1].value)}{by}", data={
                                 "votes": [{"value": g[0][1].value, "programs": len(g)} for g in votes.values()],

@@ -21,6 +21,7 @@ _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*(\w*)[^\n]*$", re.MULTILINE)
 _PYTHON = {"", "python", "python3", "py", "tool_code"}
 _STARTS = re.compile(r"(from|import|def|class|for|while|if|print)\b|[A-Za-z_]\w*(\s*,\s*[A-Za-z_]\w*)*\s*[+\-*/]?=[^=]")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?([eE][-+]?\d+)?|[-+]?\.\d+")
+_ASSIGNS = {"=", "+=", "-=", "*=", "/=", "//=", "%=", "**="}
 LONGEST = 2000
 """Characters of a value in an answer's sentence."""
 
@@ -69,23 +70,24 @@ def completed(program: str) -> str:
     """The program with a last line that gives its result: `answer` where the program writes it at its top, a call of
     `solution` where it defines that (the form of PAL's own prompts); unchanged otherwise, so that an expression in its
     last line counts. Read as tokens: what a model wrote is never parsed in this process."""
-    inside, writes, defines, start = False, False, False, True
-    before: tokenize.TokenInfo | None = None
+    inside, writes, defines, depth = False, False, False, 0
+    statement: list[tokenize.TokenInfo] = []
     try:
         for token in tokenize.generate_tokens(io.StringIO(program).readline):
             if token.type in (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT):
                 continue
             if token.type == tokenize.NEWLINE:
-                start = True
+                statement = []
                 continue
-            if start and token.start[1] == 0:
+            if not statement and token.start[1] == 0:
                 inside = token.string in {"def", "class", "async", "@"}
-            if before is not None and token.string == "solution" and before.string == "def" and before.start[1] == 0:
+            depth += token.type == tokenize.OP and (token.string in "([{") - (token.string in ")]}")
+            if [t.string for t in statement] == ["def"] and token.string == "solution" and statement[0].start[1] == 0:
                 defines = True
-            if before is not None and before.string == NAME and not inside and token.type == tokenize.OP \
-                    and token.string in {"=", ":", "+=", "-=", "*=", "/=", "//=", "%=", "**="}:
-                writes = True
-            before, start = token, False
+            if statement and statement[-1].string == NAME and not inside and not depth and token.type == tokenize.OP:
+                # a colon is an annotation's where the name begins the statement
+                writes = writes or token.string in _ASSIGNS or (token.string == ":" and len(statement) == 1)
+            statement.append(token)
     except (tokenize.TokenError, SyntaxError, RecursionError):
         return program  # the sandbox says what is wrong with it
     if writes:
