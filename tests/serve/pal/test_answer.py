@@ -75,6 +75,13 @@ def test_extract(reply: str, program: str | None) -> None:
     ("a = answer = 4\nprint(a)", "answer"),
     ("class Answer:\n    answer = 4\n5", None),
     ("x, answer = 4, 5\n6", "answer"),
+    ("answer, x = 4, 5", "answer"),
+    ("x = 1; answer = 4; x", "answer"),
+    ("x = 3\nif x: answer = 4", "answer"),
+    ("answer: int", None),
+    ("if answer == 3: x = 4", None),
+    ("answer = {\n'a': 1}", "answer"),
+    ("f = lambda answer=3: answer\nf()", None),
 ])
 def test_the_line_that_gives_the_result(program: str, last: str | None) -> None:
     assert completed(program) == (program if last is None else f"{program}\n{last}")

@@ -21,6 +21,7 @@ _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*(\w*)[^\n]*$", re.MULTILINE)
 _PYTHON = {"", "python", "python3", "py", "tool_code"}
 _STARTS = re.compile(r"(from|import|def|class|for|while|if|print)\b|[A-Za-z_]\w*(\s*,\s*[A-Za-z_]\w*)*\s*[+\-*/]?=[^=]")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?([eE][-+]?\d+)?|[-+]?\.\d+")
+_BLOCK = {"if", "elif", "else", "for", "while", "with", "try", "except", "finally"}
 _ASSIGNS = {"=", "+=", "-=", "*=", "/=", "//=", "%=", "**="}
 LONGEST = 2000
 """Characters of a value in an answer's sentence."""
@@ -71,23 +72,29 @@ def completed(program: str) -> str:
     `solution` where it defines that (the form of PAL's own prompts); unchanged otherwise, so that an expression in its
     last line counts. Read as tokens: what a model wrote is never parsed in this process."""
     inside, writes, defines, depth = False, False, False, 0
-    statement: list[tokenize.TokenInfo] = []
+    words: list[str] = []
+    """Of the statement so far, what stands in no bracket."""
     try:
         for token in tokenize.generate_tokens(io.StringIO(program).readline):
             if token.type in (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT):
                 continue
             if token.type == tokenize.NEWLINE:
-                statement = []
+                words = []
                 continue
-            if not statement and token.start[1] == 0:
+            if not words and not depth and token.start[1] == 0:
                 inside = token.string in {"def", "class", "async", "@"}
+                margin = True
+            elif not words:
+                margin = False
             depth += token.type == tokenize.OP and (token.string in "([{") - (token.string in ")]}")
-            if [t.string for t in statement] == ["def"] and token.string == "solution" and statement[0].start[1] == 0:
-                defines = True
-            if statement and statement[-1].string == NAME and not inside and not depth and token.type == tokenize.OP:
-                # a colon is an annotation's where the name begins the statement
-                writes = writes or token.string in _ASSIGNS or (token.string == ":" and len(statement) == 1)
-            statement.append(token)
+            defines = defines or (words == ["def"] and margin and token.string == "solution")
+            if token.type == tokenize.OP and not depth:
+                if token.string in _ASSIGNS and NAME in words and not inside and "lambda" not in words:
+                    writes = True
+                elif token.string == ";" or (token.string == ":" and words and words[0] in _BLOCK):
+                    words = [""]  # the next statement, on the same line
+                    continue
+            words.append("(" if depth else token.string)
     except (tokenize.TokenError, SyntaxError, RecursionError):
         return program  # the sandbox says what is wrong with it
     if writes:
