@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trivet.artifacts import Message
 from trivet.generate.config import Sampling
-from trivet.serve.answering import Drawn, ToolCall
+from trivet.serve.answering import Drawn, ToolCall, Turn
 
 Says = str | tuple[ToolCall, ...]
 
@@ -17,15 +16,15 @@ class ScriptedChat:
 
     name = "scripted"
 
-    def __init__(self, replies: Sequence[Says] | Callable[[Sequence[Message]], Says], *, native_tools: bool = False,
+    def __init__(self, replies: Sequence[Says] | Callable[[Sequence[Turn]], Says], *, native_tools: bool = False,
                  logp: Callable[[str], float] | None = None) -> None:
         self.replies = replies if callable(replies) else list(replies)
         self.native_tools, self.scores, self.logp = native_tools, logp is not None, logp
-        self.asked: list[list[Message]] = []
+        self.asked: list[list[Turn]] = []
         self.tools: list[Sequence[dict[str, Any]]] = []
         self.samplings: list[Sampling] = []
 
-    async def draw(self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, seed: int = 0,
+    async def draw(self, messages: Sequence[Turn], sampling: Sampling, *, n: int = 1, seed: int = 0,
                    tools: Sequence[dict[str, Any]] = ()) -> list[Drawn]:
         assert not tools or self.native_tools
         self.asked.append(list(messages))
@@ -34,6 +33,6 @@ class ScriptedChat:
         said = [self.replies(messages) if callable(self.replies) else self.replies.pop(0) for _ in range(n)]
         return [Drawn(s, True, 10, len(s.split())) if isinstance(s, str) else Drawn("", True, 10, 5, s) for s in said]
 
-    async def score(self, messages: Sequence[Message], answers: Sequence[str]) -> list[float]:
+    async def score(self, messages: Sequence[Turn], answers: Sequence[str]) -> list[float]:
         assert self.logp is not None
         return [self.logp(a) for a in answers]

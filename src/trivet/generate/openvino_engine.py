@@ -74,7 +74,7 @@ class OpenVINOEngine:
         for k, i in enumerate(chosen):
             ids[k, width - len(prompts[i]) :], mask[k, width - len(prompts[i]) :] = prompts[i], 1
         self.request.reset_state()
-        logits = self._pass(ids, mask, np.maximum(mask.cumsum(-1) - 1, 0), np.arange(len(chosen)), width - 1)
+        logits = self.logits(ids, mask, np.maximum(mask.cumsum(-1) - 1, 0), np.arange(len(chosen)), width - 1)
         # which row of what is kept each row goes on from: of its prompt's at first
         beams = np.array([chosen.index(r.prompt) for r in rows])
         logits, mask, alive = logits[beams], mask[beams], rows
@@ -89,10 +89,10 @@ class OpenVINOEngine:
                 alive, mask, beams = [alive[k] for k in still], mask[still], beams[still]
             places = mask.sum(-1, keepdims=True)
             mask = np.concatenate([mask, np.ones((len(alive), 1), np.int64)], -1)
-            logits = self._pass(np.array([[r.tokens[-1]] for r in alive]), mask, places, beams, 0)
+            logits = self.logits(np.array([[r.tokens[-1]] for r in alive]), mask, places, beams, 0)
             beams = np.arange(len(alive))
 
-    def _pass(self, ids: np.ndarray, mask: np.ndarray, places: np.ndarray, beams: np.ndarray,
+    def logits(self, ids: np.ndarray, mask: np.ndarray, places: np.ndarray, beams: np.ndarray,
               logits_from: int) -> np.ndarray:
         """Logits [N, T - logits_from, V]; OpenVINO's own memory, good until the next pass."""
         self.request.infer({"input_ids": ids.astype(np.int64), "attention_mask": mask,
@@ -121,7 +121,7 @@ class OpenVINOEngine:
         """Log-probabilities [K, V] after each token from number `wanted_from` on."""
         self.request.reset_state()
         ids = np.array([list(text)], np.int64)
-        logits = self._pass(ids, np.ones_like(ids), np.arange(len(text))[None], np.zeros(1), wanted_from)
+        logits = self.logits(ids, np.ones_like(ids), np.arange(len(text))[None], np.zeros(1), wanted_from)
         return torch.log_softmax(torch.from_numpy(logits[0]) / temperature, -1)
 
     def close(self) -> None:

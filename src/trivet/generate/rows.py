@@ -53,10 +53,11 @@ def by_prompt(rows: Sequence[Row], prompts: int) -> list[list[Generated]]:
 
 
 def draw_rows(rows: Sequence[Row], logits: torch.Tensor, sampling: Sampling, stops: Collection[int],
-              strings: StopStrings) -> None:
-    """A token more for each row, from logits [N, V], which are overwritten."""
+              strings: StopStrings | Sequence[StopStrings]) -> None:
+    """A token more for each row, from logits [N, V], which are overwritten. strings: of all rows, or of each."""
     uniform = torch.tensor([r.uniforms[len(r.tokens)] for r in rows], dtype=torch.float64)
-    for row, token, logp in zip(rows, *sample(logits, sampling, uniform), strict=True):
+    own = [strings] * len(rows) if isinstance(strings, StopStrings) else strings
+    for row, ends, token, logp in zip(rows, own, *sample(logits, sampling, uniform), strict=True):
         row.tokens.append(token)
         row.logps.append(logp)
-        row.ended = token in stops or strings.complete(row.tokens)
+        row.ended = token in stops or ends.complete(row.tokens)

@@ -56,14 +56,18 @@ class SlotCache(Cache):
     def capacity(self) -> int:
         return self.keys.shape[2]
 
-    def require(self, capacity: int) -> None:
-        """Make room for rows of `capacity` tokens."""
-        if capacity <= self.capacity:
+    def require(self, capacity: int, rows: int | None = None) -> None:
+        """Make room for rows of `capacity` tokens. rows: how many the cache has then, those at work at least; default:
+        as many as before."""
+        rows = self.keys.shape[1] if rows is None else max(rows, len(self.lengths))
+        if capacity <= self.capacity and rows == self.keys.shape[1]:
             return
+        places = max(_rounded(capacity, BUCKET), self.capacity)
+        at_work = len(self.lengths)
         for name in ("keys", "values"):
             old: Tensor = getattr(self, name)
-            new = old.new_zeros((*old.shape[:2], _rounded(capacity, BUCKET), *old.shape[3:]))
-            new[:, : len(self.lengths), : old.shape[2]] = old[:, : len(self.lengths)]
+            new = old.new_zeros((old.shape[0], rows, places, *old.shape[3:]))
+            new[:, :at_work, : old.shape[2]] = old[:, :at_work]
             setattr(self, name, new)
 
     def enter(self, prefix: Prefix) -> None:

@@ -57,6 +57,28 @@ class ToolCall:
 
 
 @dataclass(frozen=True)
+class Called:
+    """A turn of the assistant that asks for tools."""
+
+    calls: tuple[ToolCall, ...]
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a tool gave, as the turn that follows a `Called`."""
+
+    id: str
+    """Of the call."""
+    name: str
+    text: str
+
+
+Turn = Message | Called | Observed
+"""A turn of a conversation that a model is asked to go on with; the last two where it has `native_tools` alone."""
+
+
+@dataclass(frozen=True)
 class Drawn:
     """One answer of a model."""
 
@@ -93,14 +115,14 @@ class ChatModel(Protocol):
     scores: bool
     """`score` works."""
 
-    async def draw(self, messages: Sequence[Message], sampling: Sampling, *, n: int = 1, seed: int = 0,
+    async def draw(self, messages: Sequence[Turn], sampling: Sampling, *, n: int = 1, seed: int = 0,
                    tools: Sequence[dict[str, Any]] = ()) -> list[Drawn]:
         """n answers. tools: JSON schemas as OpenAI's `tools`; refused where `native_tools` is False.
 
         Raises TrivetError where the conversation does not fit the model's context.
         """
 
-    async def score(self, messages: Sequence[Message], answers: Sequence[str]) -> list[float]:
+    async def score(self, messages: Sequence[Turn], answers: Sequence[str]) -> list[float]:
         """The summed log-probability of each answer's tokens after the messages, in nats, at temperature 1."""
 
 
