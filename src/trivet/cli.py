@@ -32,6 +32,8 @@ around it:
   ledger       what each step cost and what it bought, with a chart: trivet ledger runs/demo
   constitution principles in a file, checked and shown: trivet constitution check my.yaml
   guard        was the reward gamed? From the files of a run: trivet guard check runs/demo
+  serve        a model behind OpenAI's interface, with a chat page: trivet serve runs/demo/ppo/policy
+  ask          one question to a model, with a program where it wants one: trivet ask MODEL "…" --pal
   sandbox      a program that a model wrote, run where it can do no harm: trivet sandbox run FILE
   models       list, fetch and describe models: trivet models list
 
@@ -171,6 +173,10 @@ def _dispatch(arguments: list[str]) -> None:
         from trivet.sandbox.command import sandbox_command
 
         sandbox_command(rest, parse)
+    elif command in {"serve", "ask"}:
+        from trivet.serve.command import ask_command, serve_command
+
+        (serve_command if command == "serve" else ask_command)(rest, parse)
     elif command == "label":
         from trivet.feedback.labelling.command import label_command
 
@@ -179,7 +185,7 @@ def _dispatch(arguments: list[str]) -> None:
         import difflib
 
         known = [*STAGES, "label", "run", "compress", "report", "ledger", "constitution", "guard",
-                 "sandbox", "models"]
+                 "sandbox", "serve", "ask", "models"]
         near = difflib.get_close_matches(command, known, 1)
         raise TrivetError(f"there is no command {command!r}",
                           mend=f"did you mean `trivet {near[0]}`?" if near else "see `trivet --help`")

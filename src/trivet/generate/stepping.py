@@ -1,6 +1,6 @@
 """Answers that come and go at any time, a token a step for all at work: what a server needs of an engine.
 
-`Engine.generate` is given all its prompts at once. A server's prompts come one after another, and who asked may go away.
+`Engine.generate` is given all its prompts at once. A server's prompts come one after another, and who asked may leave.
 So a stepper is an engine taken apart: rows enter with their prompts, all of them take one step, some leave. Which token
 follows is its caller's to choose from the logits.
 

@@ -1,4 +1,4 @@
-"""Text as it grows: tokens become the pieces that a reader may see, and what may still be a stop string is held back."""
+"""Text as it grows: tokens become pieces that a reader may see; what may yet be a stop string is held back."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from trivet.artifacts import Message
@@ -49,28 +50,35 @@ def render(tokenizer: Any, turns: Sequence[Turn], tools: Sequence[dict[str, Any]
     from jinja2 import TemplateError
 
     try:
-        return str(tokenizer.apply_chat_template([_as_dict(t) for t in turns], tokenize=False,
+        return str(tokenizer.apply_chat_template([_template_dict(t) for t in turns], tokenize=False,
                                                  add_generation_prompt=True, tools=list(tools) or None))
     except (TemplateError, TypeError, ValueError, KeyError) as error:
-        roles = ", ".join(_as_dict(t)["role"] for t in turns)
+        roles = ", ".join(turn_json(t)["role"] for t in turns)
         raise TrivetError(f"the model's chat template refuses this conversation ({roles}): {error}", field="messages",
                           mend="leave out what it can't take (often the system's turn, two turns of one speaker in a "
                           "row, or tools)") from None
 
 
-def _as_dict(turn: Turn) -> dict[str, Any]:
+def turn_json(turn: Turn) -> dict[str, Any]:
+    """A turn as OpenAI's interface has it."""
     if isinstance(turn, Called):
-        calls = []
-        for call in turn.calls:
-            try:
-                arguments: Any = json.loads(call.arguments)
-            except ValueError:
-                arguments = call.arguments
-            calls.append({"type": "function", "id": call.id, "function": {"name": call.name, "arguments": arguments}})
-        return {"role": "assistant", "content": turn.text, "tool_calls": calls}
+        return {"role": "assistant", "content": turn.text or None, "tool_calls": [
+            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
+            for c in turn.calls]}
     if isinstance(turn, Observed):
         return {"role": "tool", "tool_call_id": turn.id, "name": turn.name, "content": turn.text}
     return {"role": turn.role, "content": turn.content}
+
+
+def _template_dict(turn: Turn) -> dict[str, Any]:
+    """A turn as chat templates take it: arguments are objects there, where they are JSON at all."""
+    found = turn_json(turn)
+    for call in found.get("tool_calls", ()):
+        with suppress(ValueError):
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+    if isinstance(turn, Called):
+        found["content"] = turn.text
+    return found
 
 
 def may_call(text: str) -> bool:
