@@ -148,7 +148,7 @@ class CompletionRequest(_Body):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
-            return [[int(i) for i in self.prompt]]  # type: ignore[arg-type]
+            return [[int(i) for i in self.prompt]]
         return [p if isinstance(p, str) else [int(i) for i in p] for p in self.prompt]  # type: ignore[union-attr]
 
 

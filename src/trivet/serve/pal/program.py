@@ -112,12 +112,20 @@ async def run(reply: str, settings: PalSettings) -> Ran:
         return Ran(program, result, failed=str(result.error) if result.error is not None else result.status)
     value = result.value
     if value is None and result.stdout.strip():  # it printed its answer
-        value = result.stdout.strip().splitlines()[-1].strip()[:LONGEST]
+        value = _said(result.stdout.strip().splitlines()[-1].strip()[:LONGEST])
     if value is None:
         return Ran(program, result, failed=f"the program ended without assigning `{NAME}`")
     if value in ("nan", "inf", "-inf", "") or value == [] or value == {}:
         return Ran(program, result, failed=f"the program's answer is {value!r}, which is no answer")
     return Ran(program, result, value)
+
+
+def _said(line: str) -> Any:
+    """What a printed line answers: the one number in it ("The total is 391."), else the line."""
+    numbers = [m[0] for m in _NUMBER.finditer(line)]
+    if number_of(line) is None and len(numbers) == 1 and (found := number_of(numbers[0].rstrip(","))) is not None:
+        return int(found) if found == int(found) and abs(found) < 1e15 else found
+    return line.rstrip(".") if number_of(line) is None else line
 
 
 def number_of(value: Any) -> float | None:
