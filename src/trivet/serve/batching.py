@@ -109,8 +109,8 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Jobs in line."""
-        return len(self._waiting)
+        """Jobs in line of which no answer is at work yet."""
+        return sum(not job._opened for job in list(self._waiting))
 
     @property
     def working(self) -> int:
@@ -133,8 +133,8 @@ class Batcher:
                 mend="shorten the conversation or ask for fewer new tokens")
         with self._change:
             self._check_open()
-            if len(self._waiting) >= self.queue:
-                raise QueueFull(f"{len(self._waiting)} requests are waiting already", field="queue",
+            if self.waiting >= self.queue and not (self.queue == 0 and not self._seats and not self._waiting):
+                raise QueueFull(f"{self.waiting} requests are waiting already", field="queue",
                                 mend="try again in a little while")
             self._waiting.append(job)
             self._change.notify()

@@ -122,10 +122,10 @@ async def run(reply: str, settings: PalSettings) -> Ran:
 
 def _said(line: str) -> Any:
     """What a printed line answers: the one number in it ("The total is 391."), else the line."""
-    numbers = [m[0] for m in _NUMBER.finditer(line)]
-    if number_of(line) is None and len(numbers) == 1 and (found := number_of(numbers[0].rstrip(","))) is not None:
-        return int(found) if found == int(found) and abs(found) < 1e15 else found
-    return line.rstrip(".") if number_of(line) is None else line
+    numbers = [m[0].rstrip(",") for m in _NUMBER.finditer(line)]
+    if len(line.split()) < 3 or len(numbers) != 1 or (found := number_of(numbers[0])) is None:
+        return line
+    return int(found) if found == int(found) and abs(found) < 1e15 else found
 
 
 def number_of(value: Any) -> float | None:
