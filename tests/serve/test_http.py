@@ -14,14 +14,15 @@ import openai
 import pytest
 from huggingface_hub import InferenceClient
 
-from serving import Running, serving
+from served import Running, serving
 
 QUESTION = [{"role": "user", "content": "What should I cook tonight?"}]
 
 
 @pytest.fixture(scope="module")
 def server(tiny_model_folder: Path) -> Iterator[Running]:
-    with serving(tiny_model_folder, "--model-name", "tiny", "--pal", "--width", "4", "--most-bytes", "20000") as running:
+    with serving(tiny_model_folder, "--model-name", "tiny", "--pal", "--width", "4",
+                 "--most-bytes", "20000") as running:
         yield running
 
 
