@@ -56,6 +56,8 @@ figures: $(VENV)/.installed
 	$(BIN)/python benchmarks/distillation.py --json benchmarks/results/distillation.json
 	$(BIN)/python benchmarks/pruning.py --data "$(DATA)" --json benchmarks/results/pruning.json
 	$(BIN)/python benchmarks/recovery.py --json benchmarks/results/recovery.json
+	$(BIN)/python benchmarks/router.py --data "$(DATA)" --json benchmarks/results/router.json
+	$(BIN)/python benchmarks/serving.py --json benchmarks/results/serving.json
 	$(BIN)/python benchmarks/compression.py --model runs/figures/demo --out runs/figures/compress --json benchmarks/results/compression.json
 
 wheel: $(VENV)/.installed

@@ -3,7 +3,8 @@
     python benchmarks/serving.py --json benchmarks/results/serving.json        (about 14 minutes)
 
 Each server is a process of its own on all cores, asked over HTTP on 127.0.0.1 by clients in this process, which read
-every event. Questions are the starter set's. Some of our clients leave in the middle of an answer (`--leave`), and ask again.
+every event. Questions are the starter set's. Some of our clients leave in the middle of an answer (`--leave`) and ask
+again.
 
     torch       trivet serve on the embedded model, float32: one client, then 64 for five minutes
     gguf        trivet serve on the same model as a GGUF file (Q8_0), 64 clients
