@@ -93,7 +93,8 @@ class Grounded:
             known = {n: n for r in attempt.kept for n in r.cites}
             chosen = rewritten(attempt.draft, [(r.claim, r.cites) for r in attempt.kept], known)
             failure = Failure("removed", turns, tried.draft, chosen)
-        return await self._ended(tally, messages, failure, replace(tally.reply(text, fell_back=fell_back), sources=sources))
+        reply = replace(tally.reply(text, fell_back=fell_back), sources=sources)
+        return await self._ended(tally, messages, failure, reply)
 
     # --- evidence ----------------------------------------------------------------------------------------
 
@@ -188,6 +189,7 @@ def _allowed(passage: Passage, filters: Filters | None) -> bool:
     if filters is None:
         return True
     modified = datetime.fromisoformat(passage.modified)
-    return ((filters.as_of is None or modified <= filters.as_of) and (filters.since is None or modified >= filters.since)
+    return ((filters.as_of is None or modified <= filters.as_of)
+            and (filters.since is None or modified >= filters.since)
             and set(filters.tags) <= set(passage.tags)
             and (filters.under is None or passage.document.startswith(filters.under)))

@@ -12,8 +12,14 @@ MOST = 999
 _CITATION = re.compile(r"[ \t]*[\[【]\s*\^?(?:(?:passages?|sources?|docs?)\s+)?"
                        r"(\d{1,3}(?:\s*(?:[,;–-]|and)\s*\d{1,3})*)\s*[\]】]", re.IGNORECASE)
 _MARK = re.compile(r"^[ \t]*(?:(?:[-*•–]|\(?\d{1,2}[.)]|\(?[a-z][.)])[ \t]+|#{1,6}[ \t]+|>[ \t]?)+")
-_ABBREVIATIONS = frozenset(["mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "rev", "hon", "gen", "col", "lt", "sgt", "capt", "cmdr", "gov", "sen", "rep", "pres", "messrs", "mt", "ft", "no", "nos", "vol", "vols", "pp", "fig", "figs", "eq", "sec", "ch", "art", "op", "ed", "eds", "cf", "ca", "approx", "est", "vs", "viz", "al", "etc", "e.g", "i.e", "a.m", "p.m", "a.d", "b.c", "u.s", "u.k", "u.n", "inc", "ltd", "co", "corp", "dept", "univ", "assn", "bros", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec", "mon", "tue", "wed", "thu", "fri", "sat", "sun"])
-_ALWAYS_GO_ON = frozenset(["mr", "mrs", "ms", "dr", "prof", "st", "rev", "hon", "gen", "col", "lt", "sgt", "capt", "gov", "sen", "messrs", "mt", "e.g", "i.e", "cf", "vs", "fig", "no", "vol"])
+_ABBREVIATIONS = frozenset(re.findall(r"\S+", """
+    mr mrs ms dr prof st sr jr rev hon gen col lt sgt capt cmdr gov sen rep pres messrs mt ft no nos vol vols pp
+    fig figs eq sec ch art op ed eds cf ca approx est vs viz al etc e.g i.e a.m p.m a.d b.c u.s u.k u.n inc ltd
+    co corp dept univ assn bros jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed thu fri sat sun
+"""))
+_ALWAYS_GO_ON = frozenset(re.findall(r"\S+", """
+    mr mrs ms dr prof st rev hon gen col lt sgt capt gov sen messrs mt e.g i.e cf vs fig no vol
+"""))
 _END = re.compile(r"[.!?…]+[\"'”’»)*_]*")
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)")
 

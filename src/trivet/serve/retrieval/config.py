@@ -29,7 +29,7 @@ class GroundingSettings(Part):
     least_coverage: float = Field(0.5, ge=0, le=1)
     """Share of the question's content words that a passage (with its title) must hold, to be evidence at all."""
     least_relevance: float = Field(0.6, ge=0, le=1)
-    """Share of what a question asks of its names that a claim and the sentences behind it must speak of, to answer it."""
+    """Share of what a question asks (its names aside) that a claim and the sentences behind it must speak of."""
     gate: Literal["rules", "logprob", "judge"] = "rules"
     """What a claim must pass: rules alone, or rules and then the model's log-probability, or rules and then a judge."""
     overlap: float = Field(0.6, ge=0, le=1)

@@ -175,7 +175,7 @@ def _turned_round(claim: str, sentence: str, window: str) -> tuple[Fault, str] |
 
 def _clause(claim: str, sentence: str) -> str:
     """The part of a sentence, between its commas and conjunctions, that a claim speaks of."""
-    parts = [p for p in re.split(r"[,;]\s|\s[–—]\s|\b(?:but|while|whereas|although|though|and)\b", sentence) if p.strip()]
+    parts = re.split(r"[,;]\s|\s[–—]\s|\b(?:but|while|whereas|although|though|and)\b", sentence)
     wanted = content(claim)
     numbers = quantities(claim)
 
@@ -247,7 +247,8 @@ def superseded(claim: str, bearing: str, newer: Checked, known: frozenset[str]) 
     for sentence in newer.sentences:
         fresh = {stem(w) for name, _ in names(f"say {sentence}") for w in words(name)} - known
         theirs = content(sentence) - fresh
-        if len(mine & theirs) < 2 or len(mine & theirs) < 0.7 * len(mine | theirs) or _negated(old) != _negated(sentence):
+        both = len(mine & theirs)
+        if both < 2 or both < 0.7 * len(mine | theirs) or _negated(old) != _negated(sentence):
             continue
         verdict = check(claim, Checked(newer.heading, (sentence,)))
         other_value = verdict.fault in ("number", "name") or (

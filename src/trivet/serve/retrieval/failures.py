@@ -60,10 +60,11 @@ class Failures:
         prompt = Prompt(id=text_id([conversation, failure.why]), messages=list(messages), tags=["served", failure.why])
         with self._held():
             added = self._append("prompts.jsonl", prompt)
-            if failure.draft is not None and failure.better is not None and failure.draft.strip() != failure.better.strip():
+            draft, better = failure.draft, failure.better
+            if draft is not None and better is not None and draft.strip() != better.strip():
                 asked = text_id([m.model_dump() for m in failure.asked])
-                pair = Preference(id=text_id([asked, failure.better, failure.draft]), prompt_id=asked,
-                                  prompt=failure.asked, chosen=failure.better, rejected=failure.draft,
+                pair = Preference(id=text_id([asked, better, draft]), prompt_id=asked,
+                                  prompt=failure.asked, chosen=better, rejected=draft,
                                   source=f"served: {failure.why}")
                 added = self._append("preferences.jsonl", pair) or added
         return added

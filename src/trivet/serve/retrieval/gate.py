@@ -16,8 +16,8 @@ from trivet.serve.retrieval.prompt import heading, shown
 from trivet.serve.retrieval.wants import Want, covered, gives, named, relevant
 from trivet.text.manner import abstains
 
-_SAYS_NOTHING = re.compile(r"\b(?:passages?|documents?|sources?|texts?)\b[^.]{0,40}\b(?:do not|don't|does not|doesn't|no|not)\b"
-                           r"[^.]{0,40}\b(?:say|mention|answer|contain|provide|state|specif|information|give)",
+_SAYS_NOTHING = re.compile(r"\b(?:passages?|documents?|sources?|texts?)\b[^.]{0,40}\b(?:do not|don't|does not|doesn't|no|"
+                           r"not)\b[^.]{0,40}\b(?:say|mention|answer|contain|provide|state|specif|information|give)",
                            re.IGNORECASE)
 
 
@@ -44,7 +44,8 @@ class Shown:
     @classmethod
     def of(cls, passage: Passage, longest: int) -> Shown:
         """The part of the passage that the model is shown."""
-        return cls(passage, Checked.of(shown(passage, longest), heading(passage)), datetime.fromisoformat(passage.modified))
+        checked = Checked.of(shown(passage, longest), heading(passage))
+        return cls(passage, checked, datetime.fromisoformat(passage.modified))
 
 
 def declines(text: str) -> bool:

@@ -5,10 +5,32 @@ from __future__ import annotations
 import re
 import unicodedata
 
-LITTLE = frozenset(["a", "about", "above", "after", "again", "against", "all", "also", "am", "among", "an", "and", "any", "are", "around", "as", "at", "be", "became", "because", "become", "been", "before", "being", "below", "between", "both", "but", "by", "can", "could", "did", "do", "does", "doing", "done", "down", "during", "each", "either", "etc", "every", "for", "from", "further", "had", "has", "have", "having", "he", "hence", "her", "here", "hers", "herself", "him", "himself", "his", "how", "however", "i", "if", "in", "into", "is", "it", "its", "itself", "just", "let", "like", "made", "make", "makes", "many", "may", "me", "might", "more", "most", "much", "must", "my", "neither", "no", "nor", "not", "now", "of", "off", "often", "on", "once", "only", "onto", "or", "other", "our", "out", "over", "own", "per", "quite", "rather", "same", "shall", "she", "should", "since", "so", "some", "such", "than", "that", "the", "their", "theirs", "them", "then", "there", "therefore", "these", "they", "this", "those", "though", "through", "thus", "to", "too", "toward", "towards", "under", "until", "up", "upon", "us", "very", "via", "was", "we", "were", "what", "when", "where", "whether", "which", "while", "who", "whom", "whose", "why", "will", "with", "within", "without", "would", "yes", "yet", "you", "your", "one", "s", "t", "m", "d", "ll", "re", "ve"])
-FRAME = frozenset(["according", "accordance", "passage", "passages", "source", "sources", "document", "documents", "text", "texts", "based", "following", "follows", "given", "provided", "information", "answer", "answers", "question", "stated", "states", "state", "says", "said", "say", "mentioned", "mentions", "found", "here", "summary", "context", "note", "please", "sure", "certainly", "okay", "ok", "however", "additionally", "furthermore", "also", "therefore", "called", "named", "known", "located"])
-NEGATIONS = frozenset(["not", "no", "never", "none", "nobody", "nothing", "neither", "nor", "without", "cannot", "n't", "hardly", "unable"])
-MODAL = frozenset(["plan", "plans", "planned", "planning", "propose", "proposes", "proposed", "proposal", "expect", "expects", "expected", "may", "might", "could", "would", "consider", "considered", "considering", "reject", "rejected", "deny", "denied", "denies", "rumour", "rumours", "rumor", "rumors", "alleged", "allegedly", "claim", "claims", "claimed", "hope", "hopes", "hoped", "intend", "intends", "intended", "scheduled", "possibly", "perhaps", "probably", "likely", "unlikely", "reportedly", "candidate", "estimated", "forecast", "will", "shall", "if", "unless", "cancelled", "canceled", "abandoned", "supposed"])
+LITTLE = frozenset(re.findall(r"\S+", """
+    a about above after again against all also am among an and any are around as at be became because become
+    been before being below between both but by can could did do does doing done down during each either etc
+    every for from further had has have having he hence her here hers herself him himself his how however i if
+    in into is it its itself just let like made make makes many may me might more most much must my neither no
+    nor not now of off often on once only onto or other our out over own per quite rather same shall she should
+    since so some such than that the their theirs them then there therefore these they this those though through
+    thus to too toward towards under until up upon us very via was we were what when where whether which while
+    who whom whose why will with within without would yes yet you your one s t m d ll re ve
+"""))
+FRAME = frozenset(re.findall(r"\S+", """
+    according accordance passage passages source sources document documents text texts based following follows
+    given provided information answer answers question stated states state says said say mentioned mentions
+    found here summary context note please sure certainly okay ok however additionally furthermore also
+    therefore called named known located
+"""))
+NEGATIONS = frozenset(re.findall(r"\S+", """
+    not no never none nobody nothing neither nor without cannot n't hardly unable
+"""))
+MODAL = frozenset(re.findall(r"\S+", """
+    plan plans planned planning propose proposes proposed proposal expect expects expected may might could would
+    consider considered considering reject rejected deny denied denies rumour rumours rumor rumors alleged
+    allegedly claim claims claimed hope hopes hoped intend intends intended scheduled possibly perhaps probably
+    likely unlikely reportedly candidate estimated forecast will shall if unless cancelled canceled abandoned
+    supposed
+"""))
 _OPPOSITES = """increase/decrease increased/decreased rose/fell rise/fall before/after more/less more/fewer above/below
     open/close opened/closed opens/closes north/south northern/southern east/west eastern/western largest/smallest
     larger/smaller biggest/smallest highest/lowest higher/lower longest/shortest longer/shorter oldest/newest
@@ -61,9 +83,12 @@ _IRREGULAR = {a: b for b, many in {
     "run": "ran", "write": "wrote written", "grow": "grew grown", "rise": "rose risen", "fall": "fell fallen",
     "speak": "spoke spoken", "find": "found", "make": "made", "stand": "stood", "pay": "paid",
     "person": "people", "child": "children", "long": "length", "wide": "width", "deep": "depth",
-    "lie": "lies lying", "open": "opening opened", "teach": "taught", "high": "height tall", "price": "cost costs costing", "population": "inhabitants residents",
-    "establish": "founded", "weight": "weigh weighs weighed heavy", "break": "broke broken", "choose": "chose chosen",
+    "lie": "lies lying", "open": "opening opened", "teach": "taught", "high": "height tall",
+    "price": "cost costs costing", "population": "inhabitants residents", "establish": "founded", "weight": "weigh weighs weighed heavy", "break": "broke broken", "choose": "chose chosen",
 }.items() for a in many.split()}
+
+
+_NAME = re.compile(r"\b[^\W\d_a-z][\w’'-]*(?:\s+(?:of|the|de|van|von|al|del|la)(?=\s+[A-Z])|\s+[A-Z][\w’'-]*)*")
 
 
 def stems(text: str) -> frozenset[str]:
@@ -79,8 +104,7 @@ def names(text: str) -> list[tuple[str, int]]:
     text again.
     """
     found: list[tuple[str, int]] = []
-    for match in re.finditer(r"\b[^\W\d_a-z][\w’'-]*(?:\s+(?:of|the|de|van|von|al|del|la)(?=\s+[A-Z])|\s+[A-Z][\w’'-]*)*",
-                             text):
+    for match in _NAME.finditer(text):
         name, start = match[0], match.start()
         if not name[0].isupper():
             continue

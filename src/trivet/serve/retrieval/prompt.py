@@ -11,9 +11,10 @@ from trivet.judge.criteria import CHAT_MARKS, broken_up, tag_for
 from trivet.serve.retrieval.lexicon import names, stems
 from trivet.serve.retrieval.passages import Passage
 
-REPAIR = ("Nothing in that answer stands in the passages. Answer again in one short sentence, with the passage's own words "
-          "and its number in brackets. If no passage answers the question, reply: I don't know.")
-_POINTS_BACK = re.compile(r"\b(?:it|its|they|them|their|he|she|his|her|him|that|this|those|these|there|one)\b", re.IGNORECASE)
+REPAIR = ("Nothing in that answer stands in the passages. Answer again in one short sentence, with the passage's own "
+          "words and its number in brackets. If no passage answers the question, reply: I don't know.")
+_POINTS_BACK = re.compile(r"\b(?:it|its|they|them|their|he|she|his|her|him|that|this|those|these|there|one)\b",
+                          re.IGNORECASE)
 
 
 def question_of(messages: Sequence[Message]) -> str:

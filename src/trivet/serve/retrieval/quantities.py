@@ -6,14 +6,23 @@ import re
 from dataclasses import dataclass
 
 _SMALL = {w: i for i, w in enumerate(
-    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"])}
-_TENS = {w: 10 * i for i, w in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)}
+    re.findall(r"\S+", """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen
+"""))}
+_TENS = {w: 10 * i for i, w in enumerate(re.findall(r"\S+", """
+    twenty thirty forty fifty sixty seventy eighty ninety
+"""), 2)}
 _SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 _ORDINALS = {w: i for i, w in enumerate(
-    ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"], 1)}
+    re.findall(r"\S+", """
+    first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth
+"""), 1)}
 _OTHERS = {"dozen": 12.0, "half": 0.5, "twice": 2.0}
 _MONTHS = {m: i for i, m in enumerate(
-    ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"], 1)}
+    re.findall(r"\S+", """
+    january february march april may june july august september october november december
+"""), 1)}
 _MONTHS |= {m[:3]: i for m, i in _MONTHS.items()} | {"sept": 9}
 _UNITS: dict[str, tuple[str, float]] = {}
 for _dimension, _factor, _names in (
@@ -149,7 +158,10 @@ def _number(text: str, match: re.Match[str]) -> Quantity:
     return Quantity(value, None, unit or None, start, end, text[start:end], soft)
 
 
-_YEAR_FOLLOWED = frozenset(["and", "or", "to", "the", "a", "an", "in", "by", "for", "at", "from", "when", "it", "he", "she", "they", "was", "is", "were", "has", "had", "with", "after", "before", "as", "on", "of", "but", "because", "since", "until", "till", "edition", "season", "report", "census", "election"])
+_YEAR_FOLLOWED = frozenset(re.findall(r"\S+", """
+    and or to the a an in by for at from when it he she they was is were has had with after before as on of but
+    because since until till edition season report census election
+"""))
 
 
 def _worded(words: list[str]) -> float:

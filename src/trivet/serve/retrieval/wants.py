@@ -1,4 +1,4 @@
-"""What a question wants (a person, a date, a length, a number …), and whether a sentence gives it. English, by rules."""
+"""What a question wants (a person, a date, a length, a number …), and whether a sentence gives it. English."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _KINDS: list[tuple[str, Kind, frozenset[str | None]]] = [
     (r"\bwhere\b", "where", frozenset()),
     (r"^(?:is|are|was|were|do|does|did|has|have|can|could|will|would|should|may)\b", "yes or no", frozenset()),
 ]
-_EMPTY = frozenset(stem(w) for w in ["what", "which", "when", "where", "who", "how", "many", "much", "far", "big", "year", "date", "day", "month", "time", "number", "name", "tell", "know", "located", "kind", "type", "person", "please", "currently", "current", "now", "today", "latest", "happened", "happen", "people"])
+_EMPTY = frozenset(stem(w) for w in re.findall(r"\S+", """
+    what which when where who how many much far big year date day month time number name tell know located kind
+    type person please currently current now today latest happened happen people
+"""))
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def gives(asked: Want, text: str) -> bool:
     """Whether a text holds something of the kind that was asked for, which the question itself does not say."""
     match asked.kind:
         case "date" | "clock" | "quantity":
-            return any(q.dimension in asked.dimensions and not (q.soft and q.value in (0.5, 1)) for q in quantities(text))
+            there = [q for q in quantities(text) if not (q.soft and q.value in (0.5, 1))]
+            return any(q.dimension in asked.dimensions for q in there)
         case "who" | "where":
             fresh = {w for name, _ in names(f"say {text}") for w in words(name) if w not in LITTLE} - asked.names
             # roles and groups may answer `who` without a name
