@@ -14,11 +14,13 @@ from typing import Literal
 
 from trivet.serve.retrieval.claims import claims
 from trivet.serve.retrieval.lexicon import FRAME, MODAL, NEGATIONS, OPPOSITES, names, normalised, stem, stems, words
-from trivet.serve.retrieval.quantities import Quantity, quantities, same
+from trivet.serve.retrieval.quantities import Quantity, number_words, quantities, same
 
 Fault = Literal["quote", "number", "name", "words", "negation", "opposite", "plan", "binding", "nothing", "entailment",
                 "stale", "off the question"]
 _QUOTE = re.compile(r'"([^"]{3,})"')
+_NO_CONTENT = frozenset(stem(w) for w in FRAME | number_words())
+_MEASURE = re.compile(r"[ -](long|wide|high|tall|deep|thick|old|away|heavy)\b")
 WINDOW = 3
 """Sentences that may bear out one claim together: a claim from further apart is not seen to be borne out."""
 
@@ -66,7 +68,7 @@ def says_something(claim: str) -> bool:
 
 def content(text: str) -> frozenset[str]:
     """Stems of the content words, without those that only point at the passages."""
-    return stems(text) - {stem(w) for w in FRAME}
+    return stems(text) - _NO_CONTENT
 
 
 def check(claim: str, passage: Checked, *, overlap: float = 0.6) -> Verdict:
@@ -130,6 +132,9 @@ def _number_fault(mine: Quantity, theirs: Sequence[Quantity], claim: str, window
         return None if mine.value in (0.5, 1) or word in words(window) else mine.text
     if not equal:
         return mine.text
+    measure = _measure(claim, mine)
+    if measure is not None and all(_measure(window, t) not in (None, measure) for t in equal):
+        return f"{mine.text} {measure}"
     if mine.noun is None or len(mine.noun) < 3 or stem(mine.noun) not in stems(window):
         return None
     # the passage counts these, too: the number must stand by them, and not by something else
@@ -138,6 +143,12 @@ def _number_fault(mine: Quantity, theirs: Sequence[Quantity], claim: str, window
         if stem(mine.noun) in stems(near):
             return None
     return f"{mine.text} {mine.noun}"
+
+
+def _measure(text: str, quantity: Quantity) -> str | None:
+    """long, wide, high … of `24 metres wide`."""
+    found = _MEASURE.match(text, quantity.end)
+    return None if found is None else found[1].replace("tall", "high")
 
 
 def _nearest(wanted: frozenset[str], numbers: Sequence[Quantity], window: str) -> str:

@@ -16,9 +16,9 @@ from trivet.serve.retrieval.prompt import heading, shown
 from trivet.serve.retrieval.wants import Want, covered, gives, named, relevant
 from trivet.text.manner import abstains
 
-_SAYS_NOTHING = re.compile(r"\b(?:passages?|documents?|sources?|texts?)\b[^.]{0,40}\b(?:do not|don't|does not|doesn't|no|"
-                           r"not)\b[^.]{0,40}\b(?:say|mention|answer|contain|provide|state|specif|information|give)",
-                           re.IGNORECASE)
+_SAYS_NOTHING = re.compile(r"\b(?:passages?|documents?|sources?|texts?)\b[^.]{0,40}"
+                           r"\b(?:do not|don't|does not|doesn't|no|not)\b[^.]{0,40}"
+                           r"\b(?:say|mention|answer|contain|provide|state|specif|information|give)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

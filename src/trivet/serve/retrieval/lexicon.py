@@ -88,13 +88,14 @@ _IRREGULAR = {a: b for b, many in {
 }.items() for a in many.split()}
 
 
-_NAME = re.compile(r"\b[^\W\d_a-z][\w’'-]*(?:\s+(?:of|the|de|van|von|al|del|la)(?=\s+[A-Z])|\s+[A-Z][\w’'-]*)*")
+_NAME = re.compile(r"\b[^\W\d_a-z][\w’'-]*(?:\s+(?:of|the|de|van|von|al|del|la)(?=\s+[A-Z])|"
+                   r"\s+[A-Z][\w’'-]*)*")
 
 
 def stems(text: str) -> frozenset[str]:
     """The stems of a text's content words; numbers are left out: they are compared by value."""
     return frozenset(stem(_IRREGULAR.get(w, w)) for w in words(text)
-                     if w not in LITTLE and len(w) > 1 and not w[0].isdigit())
+                     if w not in LITTLE and len(w) > 1 and not w[0].isdigit() and not w.endswith("n't"))
 
 
 def names(text: str) -> list[tuple[str, int]]:

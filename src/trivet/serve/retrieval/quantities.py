@@ -127,7 +127,7 @@ def _number(text: str, match: re.Match[str]) -> Quantity:
         return Quantity(_ORDINALS[match["rank"].casefold()], "rank", None, start, end, match[0].strip(), True)
     soft = False
     if match["words"]:
-        words = re.findall(rf"{_WORDS}", match["words"].casefold())
+        words = re.findall(rf"\b(?:{_WORDS})\b", match["words"].casefold())
         value, soft = _worded(words), words in (["one"], ["half"], ["hundred"], ["thousand"], ["million"], ["dozen"],
                                                 ["twice"])
     else:
@@ -177,6 +177,11 @@ def _worded(words: list[str]) -> float:
         else:
             current += _SMALL.get(word, _TENS.get(word, _OTHERS.get(word, 0.0)))
     return total + current
+
+
+def number_words() -> frozenset[str]:
+    """Words that are numbers, scales or units, small letters: they are compared by value, not as words."""
+    return frozenset({*_SMALL, *_TENS, *_SCALES, *_ORDINALS, *_UNITS, "percent", "cent"}) - {"second", "pound", "foot"}
 
 
 def same(claim: Quantity, passage: Quantity) -> bool:
