@@ -84,5 +84,5 @@ def test_numbers_are_compared_by_value(one: str, other: str, equal: bool) -> Non
 
 
 def test_words_that_are_no_numbers() -> None:
-    assert quantities("it may rain, often, someone said") == []
+    assert quantities("it may rain, often, someone said") == ()
     assert [q.soft for q in quantities("one of them")] == [True]

@@ -49,9 +49,9 @@ def test_the_limits_are_as_the_guide_says() -> None:
 
 
 @pytest.mark.parametrize(("claim", "fault"), [
-    ("The bridge is 430 metres long.", "number"), ("The bridge was opened by Ben Harrow.", "name"),
+    ("The bridge is 430 metres long.", "number"), ("The Tal Bridge was opened by Ben Quist.", "name"),
     ("The bridge is not 340 metres long.", "negation"), ("They wrote \"the bridge is closed now\".", "quote"),
-    ("The bridge is 340 metres wide.", "number"), ("According to the passage:", "nothing"), ("Cats purr.", "words"),
+    ("The Tal Bridge is 340 metres wide.", "number"), ("According to the passage:", "nothing"), ("Cats purr.", "words"),
 ])
 def test_the_fault_is_named(claim: str, fault: str) -> None:
     passage = Checked.of("The bridge is 340 metres long. It was opened by Ada Quist.", "Tal Bridge")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 MOST = 999
 """The largest number that counts as a citation: [2031] is a year."""
 
-_CITATION = re.compile(r"[ \t]*[\[【]\s*\^?(?:(?:passages?|sources?|docs?)\s+)?"
+_CITATION = re.compile(r"(?:(?<![ \t])[ \t]+)?[\[【]\s*\^?(?:(?:passages?|sources?|docs?)\s+)?"
                        r"(\d{1,3}(?:\s*(?:[,;–-]|and)\s*\d{1,3})*)\s*[\]】]", re.IGNORECASE)
 _MARK = re.compile(r"^[ \t]*(?:(?:[-*•–]|\(?\d{1,2}[.)]|\(?[a-z][.)])[ \t]+|#{1,6}[ \t]+|>[ \t]?)+")
 _ABBREVIATIONS = frozenset(re.findall(r"\S+", """
@@ -58,7 +58,7 @@ def claims(answer: str) -> list[Claim]:
                     both = tuple(dict.fromkeys((*last.cites, *cites)))
                     found[-1] = Claim(last.text, both, last.start, b)
                 continue
-            found.append(Claim(re.sub(r"\s+([.,;:!?])", r"\1", text), cites, a, b))
+            found.append(Claim(re.sub(r"(?<!\s)\s+([.,;:!?])", r"\1", text), cites, a, b))
     return found
 
 
@@ -96,7 +96,7 @@ def rewritten(answer: str, kept: Sequence[tuple[Claim, Sequence[int]]], numbers:
             out += "\n\n" if breaks > 1 else "\n" if breaks else " "
         mark = _MARK.match(answer[claim.start:claim.end])
         body = claim.text.rstrip()
-        stop = re.search(r"[.!?…]+[\"'”’»)*_]*$", body)
+        stop = re.search(r"(?<![.!?…])[.!?…]+[\"'”’»)*_]*$", body)
         said = "".join(f"[{n}]" for n in sorted({numbers[c] for c in cites}))
         text = f"{body[:stop.start()]} {said}{stop[0]}" if stop and said else f"{body} {said}" if said else body
         out += (mark[0].lstrip() if mark else "") + text
@@ -140,7 +140,7 @@ def _sentences(answer: str, start: int, end: int) -> list[tuple[int, int]]:
         rest = line[after:]
         if after == place and rest and not rest[0].isspace():
             continue  # 3.5, example.org, 10.30
-        if after == place and _goes_on(line[begin:match.start()], match[0], rest.lstrip()):
+        if after == place and _goes_on(line[max(begin, match.start() - 40):match.start()], match[0], rest.lstrip()):
             continue
         spans.append((begin, after))
         begin = after + len(rest) - len(rest.lstrip())

@@ -20,8 +20,8 @@ from trivet.judge.criteria import CHAT_MARKS, broken_up, tag_for
 from trivet.serve.answering import ChatModel
 
 LABELS = (("Supported", "Unsupported"), ("Yes", "No"))
-BORNE_OUT = Criterion("borne out", "Is everything that the answer states borne out by the passage, with the same names, "
-                      "numbers and dates? An answer that adds anything is not, nor one that turns it round.")
+BORNE_OUT = Criterion("borne out", "Is everything that the answer states borne out by the passage, with the same "
+                      "names, numbers and dates? An answer that adds anything is not, nor one that turns it round.")
 """Of one answer: does the passage bear it out?"""
 
 

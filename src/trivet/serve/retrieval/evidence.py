@@ -21,6 +21,8 @@ Fault = Literal["quote", "number", "name", "words", "negation", "opposite", "pla
 _QUOTE = re.compile(r'"([^"]{3,})"')
 _NO_CONTENT = frozenset(stem(w) for w in FRAME | number_words())
 _MEASURE = re.compile(r"[ -](long|wide|high|tall|deep|thick|old|away|heavy)\b")
+LONGEST_CLAIM = 800
+"""Characters of a claim; a longer one is not borne out: checking takes time with its square."""
 WINDOW = 3
 """Sentences that may bear out one claim together: a claim from further apart is not seen to be borne out."""
 
@@ -78,6 +80,8 @@ def check(claim: str, passage: Checked, *, overlap: float = 0.6) -> Verdict:
     and names, not for numbers.
     """
     claim = re.sub(r"^(?:yes|no|well|so|the answer is)[,:.]\s+(?=\w)", "", claim, flags=re.IGNORECASE)
+    if len(claim) > LONGEST_CLAIM:
+        return Verdict(False, "words", f"{len(claim)} characters are too many to check")
     if not says_something(claim):
         return Verdict(False, "nothing", "it says nothing that could be checked")
     whole = normalised(" ".join(passage.sentences))

@@ -84,7 +84,8 @@ _IRREGULAR = {a: b for b, many in {
     "speak": "spoke spoken", "find": "found", "make": "made", "stand": "stood", "pay": "paid",
     "person": "people", "child": "children", "long": "length", "wide": "width", "deep": "depth",
     "lie": "lies lying", "open": "opening opened", "teach": "taught", "high": "height tall",
-    "price": "cost costs costing", "population": "inhabitants residents", "establish": "founded", "weight": "weigh weighs weighed heavy", "break": "broke broken", "choose": "chose chosen",
+    "price": "cost costs costing", "population": "inhabitants residents", "establish": "founded",
+    "weight": "weigh weighs weighed heavy", "break": "broke broken", "choose": "chose chosen",
 }.items() for a in many.split()}
 
 

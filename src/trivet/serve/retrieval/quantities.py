@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -79,7 +80,8 @@ class Quantity:
     """`one`, `half`, `first` and the like: often no number at all."""
 
 
-def quantities(text: str) -> list[Quantity]:
+@functools.lru_cache(maxsize=4096)
+def quantities(text: str) -> tuple[Quantity, ...]:
     """What numbers, dates and times stand in a text, in order.
 
     A four-digit number from 1000 to 2999 without unit and comma counts as a year: a date without month and day.
@@ -117,7 +119,7 @@ def quantities(text: str) -> list[Quantity]:
     for match in _NUMBER.finditer(text):
         if not any(taken[match.start():match.end()]):
             take(_number(text, match))
-    return sorted(found, key=lambda q: q.start)
+    return tuple(sorted(found, key=lambda q: q.start))
 
 
 def _number(text: str, match: re.Match[str]) -> Quantity:
@@ -181,7 +183,7 @@ def _worded(words: list[str]) -> float:
 
 def number_words() -> frozenset[str]:
     """Words that are numbers, scales or units, small letters: they are compared by value, not as words."""
-    return frozenset({*_SMALL, *_TENS, *_SCALES, *_ORDINALS, *_UNITS, "percent", "cent"}) - {"second", "pound", "foot"}
+    return frozenset({*_SMALL, *_TENS, *_SCALES, *_ORDINALS, *_UNITS, "percent", "cent", "am", "pm"}) - {"second", "pound", "foot"}
 
 
 def same(claim: Quantity, passage: Quantity) -> bool:
