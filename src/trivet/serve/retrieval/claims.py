@@ -92,8 +92,7 @@ def rewritten(answer: str, kept: Sequence[tuple[Claim, Sequence[int]]], numbers:
     for claim, cites in kept:
         gap = "" if place is None else answer[place:claim.start]
         if place is not None:
-            breaks = gap.count("\n")
-            out += "\n\n" if breaks > 1 else "\n" if breaks else " "
+            out += "\n\n" if re.search(r"\n[ \t]*\n", gap) else "\n" if "\n" in gap else " "
         mark = _MARK.match(answer[claim.start:claim.end])
         body = claim.text.rstrip()
         stop = re.search(r"(?<![.!?…])[.!?…]+[\"'”’»)*_]*$", body)

@@ -183,7 +183,8 @@ def _worded(words: list[str]) -> float:
 
 def number_words() -> frozenset[str]:
     """Words that are numbers, scales or units, small letters: they are compared by value, not as words."""
-    return frozenset({*_SMALL, *_TENS, *_SCALES, *_ORDINALS, *_UNITS, "percent", "cent", "am", "pm"}) - {"second", "pound", "foot"}
+    listed = {*_SMALL, *_TENS, *_SCALES, *_ORDINALS, *_UNITS, "percent", "cent", "am", "pm"}
+    return frozenset(listed) - {"second", "pound", "foot"}
 
 
 def same(claim: Quantity, passage: Quantity) -> bool:
