@@ -21,7 +21,7 @@ from trivet.serve.retrieval.failures import Failure, Failures
 from trivet.serve.retrieval.gate import Ruled, Shown
 from trivet.serve.retrieval.passages import Filters, Found, Passage, Searcher
 from trivet.serve.retrieval.prompt import REPAIR, conversation, heading, question_of, shown, sought
-from trivet.serve.retrieval.wants import Want, covered, named, want
+from trivet.serve.retrieval.wants import Want, covered, named, relevant, want
 
 NOTHING = "I can't answer that: the documents say nothing about it."
 OLDER = "I can't answer that: what the documents say about it is older than asked, the newest of {date}."
@@ -114,9 +114,13 @@ class Grounded:
         """The passages that may answer the question; empty where none of them has its names and enough of its words."""
         left = [f for f in found if f.similarity is None or f.similarity >= self.settings.least_similarity]
         texts = [f"{heading(f.passage)}. {shown(f.passage, self.settings.longest)}" for f in left]
-        if not any(covered(asked, t) >= self.settings.least_coverage and named(asked, t) for t in texts):
+        if not any(self._speaks(asked, t) for t in texts):
             return []
         return [Shown.of(f.passage, self.settings.longest) for f in left]
+
+    def _speaks(self, asked: Want, text: str) -> bool:
+        """Whether a text has the question's names, enough of its words, and something of what it asks of the names."""
+        return covered(asked, text) >= self.settings.least_coverage and named(asked, text) and relevant(asked, text) > 0
 
     async def _no_evidence(self, query: str, asked: Want) -> str:
         """What is said without evidence: whether there would be some, were it not too old."""
@@ -126,7 +130,8 @@ class Grounded:
         assert filters is not None
         filters = replace(filters, since=None)
         found = await asyncio.to_thread(self.searcher.search, query, self.settings.k, filters)
-        older = self._evidence([f for f in found if _allowed(f.passage, filters)], asked)
+        older = [e for e in self._evidence([f for f in found if _allowed(f.passage, filters)], asked)
+                 if self._speaks(asked, f"{e.checked.heading}. {' '.join(e.checked.sentences)}")]
         return OLDER.format(date=max(one.modified for one in older).date().isoformat()) if older else NOTHING
 
     # --- drawing and checking ------------------------------------------------------------------------------
