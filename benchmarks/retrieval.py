@@ -225,7 +225,7 @@ async def figures(chosen: argparse.Namespace) -> dict[str, Any]:
         if chosen.searcher:
             module, _, function = chosen.searcher.partition(":")
             searcher = getattr(importlib.import_module(module), function)(folder)
-        model = await open_chat(chosen.model, prepare(Device(device="cpu"), 0), width=chosen.width)
+        model = await open_chat(chosen.model, prepare(Device(device="cpu")), width=chosen.width)
         try:
             began = time.perf_counter()
             limit = asyncio.Semaphore(chosen.width)

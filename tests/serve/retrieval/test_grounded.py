@@ -106,13 +106,13 @@ def test_without_extraction_it_abstains() -> None:
 
 
 def test_a_true_sentence_that_does_not_answer_is_no_answer() -> None:
-    reply = ask(ScriptedChat(["Ada Quist designed the Tal Bridge [1]."] * 2), "How wide is the Tal Bridge?")
+    reply = ask(ScriptedChat(["Ada Quist designed the Tal Bridge [1]."] * 2), "Who paid when the Tal Bridge was opened?")
     assert reply.abstained and any(s.data.get("off_the_question") for s in reply.steps)
 
 
 def test_the_model_may_say_that_it_does_not_know() -> None:
     model = ScriptedChat(["I don't know."])
-    reply = ask(model, "How wide is the Tal Bridge?")
+    reply = ask(model, "Who paid when the Tal Bridge was opened?")
     assert reply.abstained and len(model.asked) == 1                       # it is not asked again
 
 
