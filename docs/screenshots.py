@@ -1,4 +1,4 @@
-"""The pictures of docs/guides/labelling.md, taken in a real browser from the starter set.
+"""The pictures of docs/guides/labelling.md and serve.md, taken in a real browser from the starter set.
 
     python docs/screenshots.py [OUT]        default: docs/images; needs Chromium
 
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -70,6 +72,7 @@ def main(out: Path) -> None:
                 executable_path=os.environ.get("TRIVET_CHROMIUM") or shutil.which("chromium"),
                 args=["--no-sandbox"] if os.geteuid() == 0 else [])
             take(browser, f"http://127.0.0.1:{listening.getsockname()[1]}", out)
+            chat(browser, out)
             browser.close()
         server.should_exit = True
         thread.join(10)
@@ -109,6 +112,29 @@ def take(browser: Any, url: str, out: Path) -> None:
     page.get_by_role("button", name="Decide").first.click()
     page.locator("#judgment").wait_for()
     page.screenshot(path=out / "label-adjudicate.png")
+
+
+def chat(browser: Any, out: Path) -> None:
+    """The chat page: a question in words, and one that a program answers."""
+    process = subprocess.Popen([sys.executable, "-m", "trivet", "serve", "--pal", "--port", "0",
+                                "--sampling.temperature", "0"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        url = next(found[1] for line in process.stdout if (found := re.search(r"serving (http://\S+)", line)))
+        page = browser.new_context(viewport={"width": 1200, "height": 900}).new_page()
+        page.goto(url)
+        page.locator("#model option").nth(2).wait_for(state="attached")
+        for place, (way, question) in enumerate((
+                ("smollm2-135m-instruct", "What is the capital of France, and what is it known for?"),
+                ("smollm2-135m-instruct:programs", "What is 17 times 23?"))):
+            page.select_option("#model", way)
+            page.fill("#question", question)
+            page.keyboard.press("Enter")
+            page.locator(".answer").nth(place).locator(".foot").wait_for(timeout=120_000)
+        page.screenshot(path=out / "chat.png", full_page=True)
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 if __name__ == "__main__":

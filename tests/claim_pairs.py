@@ -19,16 +19,21 @@ class Pair(NamedTuple):
     borne_out: bool
 
 
-BRIDGE = ("Bridges of Velmora", "The Tal Bridge crosses the Orrin at Velmora. It was opened on 3 May 2031 by mayor Ada Quist. "
+BRIDGE = ("Bridges of Velmora", "The Tal Bridge crosses the Orrin at Velmora. It was opened on 3 May 2031 by mayor "
+          "Ada Quist. "
           "The bridge is 340 metres long and 24 metres wide, and cost 18.5 million crowns. Cyclists cross it free of "
           "charge; lorries above 7.5 tonnes are not allowed on it. A second deck is planned for 2036.")
-LIGHT = ("Port of Hask", "The lighthouse of Hask stands 41 metres high. The lighthouse of Ebbing is 36 metres high. Keeper Jon "
+LIGHT = ("Port of Hask", "The lighthouse of Hask stands 41 metres high. The lighthouse of Ebbing is 36 metres high. "
+         "Keeper Jon "
          "Brask retired in 2032, and his daughter Lene Brask took over. \"No ship was lost that winter,\" the harbour "
          "office wrote. In 2033, 1,204 ships called at Hask, 12% more than in 2032.")
-FAIR = ("Sorrel fair", "The Sorrel fair takes place every October. In 2034 it drew twenty-one thousand visitors, fewer than in "
-        "2033. The fair does not sell tickets at the gate. A day ticket costs 14 crowns. Opening hours are 9:30 to 18:00. "
+FAIR = ("Sorrel fair", "The Sorrel fair takes place every October. In 2034 it drew twenty-one thousand visitors, "
+        "fewer than in "
+        "2033. The fair does not sell tickets at the gate. A day ticket costs 14 crowns. "
+        "Opening hours are 9:30 to 18:00. "
         "The council rejected a plan to move the fair to Dunmere.")
-LAB = ("Ferrin Laboratory", "Dr. Mira Oslund leads the Ferrin Laboratory. The laboratory was founded in 2029 and employs 64 "
+LAB = ("Ferrin Laboratory", "Dr. Mira Oslund leads the Ferrin Laboratory. The laboratory was founded in 2029 and "
+       "employs 64 "
        "people. Its Halcyon battery stores 3.2 kWh and weighs 11 kg. The Halcyon battery may be sold from 2035, the "
        "company says. The older Meridian battery weighs 15 kg.")
 

@@ -12,8 +12,8 @@ from trivet.artifacts import text_id
 from trivet.serve.retrieval.passages import Filters, Found, Passage
 
 
-def passage(text: str, *, title: str = "Notes", modified: str = "2031-01-01T00:00:00+00:00", document: str = "/docs/a.md",
-            location: str = "", tags: tuple[str, ...] = ()) -> Passage:
+def passage(text: str, *, title: str = "Notes", modified: str = "2031-01-01T00:00:00+00:00",
+            document: str = "/docs/a.md", location: str = "", tags: tuple[str, ...] = ()) -> Passage:
     """A passage of a document."""
     return Passage(text_id([document, location, text]), document, title, location, text, modified, tags)
 
@@ -21,7 +21,8 @@ def passage(text: str, *, title: str = "Notes", modified: str = "2031-01-01T00:0
 class SmallSearch:
     """Okapi BM25 (k1 = 1.2, b = 0.75) over title and text; what shares no word is not found."""
 
-    def __init__(self, passages: Sequence[Passage], *, similarity: float | None = None, heeds_filters: bool = True) -> None:
+    def __init__(self, passages: Sequence[Passage], *, similarity: float | None = None,
+                 heeds_filters: bool = True) -> None:
         self.passages, self.similarity, self.heeds_filters = list(passages), similarity, heeds_filters
         self.asked: list[tuple[str, int, Filters | None]] = []
 

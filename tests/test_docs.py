@@ -29,7 +29,8 @@ QUICK = {
     "dpo": ["--epochs", "0.01", "--lora.last-layers", "1", "--batch", "2", "--max-length", "80"],
     "quantize": ["--held-out.windows", "1", "--held-out.length", "32"],
     "evaluate": ["--limit", "2", "--sampling.max-new-tokens", "4"],
-    "ask": ["--sampling.max-new-tokens", "64"], "sandbox check": [], "sandbox run": [], "constitution show": [], "constitution check": [],
+    "ask": ["--sampling.max-new-tokens", "64"],
+    "sandbox check": [], "sandbox run": [], "constitution show": [], "constitution check": [],
     "evaluate suites": [], "evaluate compare": [], "reward audit": ["--limit", "2"],
     "constitution redteam": ["--limit", "2", "--grow", "0", "--strategies", "direct", "role-play",
                              "--sampling.max-new-tokens", "4"],
@@ -81,7 +82,8 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
 
 def test_help_names_every_command_and_the_readme_too() -> None:
     readme = (ROOT / "README.md").read_text()
-    others = ["run", "compress", "report", "ledger", "constitution", "guard", "sandbox", "serve", "ask", "models", "label"]
+    others = ["run", "compress", "report", "ledger", "constitution", "guard", "sandbox", "serve", "ask", "models",
+              "label"]
     for name in [*(s.command for s in STAGES.values()), *others]:
         assert f"  {name}" in help_text()
         assert f"`trivet {name}`" in readme

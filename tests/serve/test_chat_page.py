@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ def test_a_conversation_with_the_embedded_model(browser: Any) -> None:
         page.wait_for_selector(".answer .foot", timeout=60_000)
         first = page.inner_text(".answer .words")
         assert "Paris" in first
+        page.locator("#send").wait_for()
         page.keyboard.type("Say that again in one word.")
         page.keyboard.press("Enter")
         page.wait_for_selector(".answer >> nth=1 >> .foot", timeout=60_000)
@@ -36,6 +36,7 @@ def test_a_conversation_with_the_embedded_model(browser: Any) -> None:
         prompts = [line for line in server.said if '"prompt_tokens"' in line]
         assert len(prompts) >= 2, "the second question took the first turn along"
 
+        page.locator("#send").wait_for()
         page.select_option("#model", "smollm2-135m-instruct:programs")
         page.fill("#question", "What is 17 times 23?")
         page.click("#send")
@@ -45,13 +46,14 @@ def test_a_conversation_with_the_embedded_model(browser: Any) -> None:
         assert last.locator(".steps .kind").all_inner_texts() == ["program"]
         assert "391" in last.locator(".steps pre").inner_text(), "the program is shown with its values"
 
-        page.fill("#question", "<img src=x onerror=alert(1)> Tell me a very long story about a cat, and go on and on.")
+        page.locator("#send").wait_for()
+        page.click("#fresh")
         page.select_option("#model", "smollm2-135m-instruct")
+        page.fill("#question", "Write a long story about a cat. <img src=x onerror=alert(1)>")
         page.click("#send")
-        page.locator(".answer").nth(3).locator(".words").filter(has_text=re.compile(".{20,}", re.DOTALL)).wait_for(
-            timeout=60_000)
+        page.locator(".answer .words", has_text="cat").wait_for(timeout=60_000)
         page.click("#stop")
-        page.wait_for_selector(".answer >> nth=3 >> .note:has-text('Stopped')")
+        page.locator(".answer .note", has_text="Stopped").wait_for()
         assert page.locator("#log img").count() == 0, "what people write is shown, not run"
         page.set_viewport_size(NARROW)
         assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]

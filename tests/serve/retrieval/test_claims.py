@@ -59,7 +59,8 @@ def test_places_are_those_of_the_answer() -> None:
 
 
 def test_rewriting_keeps_lines_and_marks_and_counts_anew() -> None:
-    answer = "They say:\n- One is here [4].\n- Two is wrong [2].\n- Three is there. [1][4]\n\nAll in all \"so it is.\" [4]"
+    answer = ("They say:\n- One is here [4].\n- Two is wrong [2].\n- Three is there. [1][4]\n\n"
+              "All in all \"so it is.\" [4]")
     found = claims(answer)
     kept = [(found[0], ()), (found[1], (4,)), (found[3], (4, 1)), (found[4], (4,))]
     assert rewritten(answer, kept, {4: 1, 1: 2}) == \
@@ -77,7 +78,8 @@ def test_rewriting_keeps_lines_and_marks_and_counts_anew() -> None:
     ("2031", "3 May 2031", True), ("5 March 2031", "3 May 2031", False), ("5:30 pm", "17:30", True),
     ("$2 million", "2,000,000 dollars", True), ("$2", "2 euros", False), ("3 kg", "3 km", False),
     ("340", "340 metres", True), ("-4 °C", "4 °C", False), ("two hundred and five", "205", True),
-    ("3rd", "third", True), ("sixty-four people", "64 people", True), ("1999 ships", "1999", True), ("7.5", "75", False),
+    ("3rd", "third", True), ("sixty-four people", "64 people", True),
+    ("1999 ships", "1999", True), ("7.5", "75", False),
 ])
 def test_numbers_are_compared_by_value(one: str, other: str, equal: bool) -> None:
     assert same(quantities(one)[0], quantities(other)[0]) is equal

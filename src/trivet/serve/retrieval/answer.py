@@ -81,12 +81,12 @@ class Grounded:
                 break
             attempt = await self._ruled(tally, drawn.text, evidence, asked, entails, f"answer {repair + 1}: ")
         fell_back = None
-        if not attempt.kept and self.settings.extract and (text := gate.extract(evidence, asked, self.settings)):
-            attempt = await self._ruled(tally, text, evidence, asked, entails, "a sentence of the documents: ")
+        if not attempt.kept and self.settings.extract and (found_there := gate.extract(evidence, asked, self.settings)):
+            attempt = await self._ruled(tally, found_there, evidence, asked, entails, "a sentence of the documents: ")
             fell_back = EXTRACTED
         if not attempt.kept:
-            failure = Failure("abstained", turns, tried.draft, NOT_BORNE_OUT)
-            return await self._ended(tally, messages, failure, replace(tally.reply(NOT_BORNE_OUT), abstained=True))
+            given_up = Failure("abstained", turns, tried.draft, NOT_BORNE_OUT)
+            return await self._ended(tally, messages, given_up, replace(tally.reply(NOT_BORNE_OUT), abstained=True))
         text, sources = _told(attempt, evidence)
         failure = None
         if len(tried.kept) < len(tried.ruled):
